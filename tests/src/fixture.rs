@@ -135,6 +135,7 @@ pub fn classes(texts: &Tensor<2>, images: &Tensor<2>) -> Encoded {
         concepts: None,
         mask: None,
         layers: BTreeMap::new(),
+        represented: None,
     };
     let texts = TextFeatures {
         states: Vec::new(),

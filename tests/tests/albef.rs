@@ -16,7 +16,7 @@ use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::import::{Allow, ImportError, Report, import, invert};
 use unimo_encoders::names::{Conversion, Names};
 use unimo_encoders::public::albef;
-use unimo_encoders::text::{Positions, TextEncoderConfig};
+use unimo_encoders::text::{Positions, TextEncoderConfig, TextTower};
 use unimo_encoders::weights::Weights;
 use unimo_objectives::pretraining::itc::{
     ItcConfig, MomentumConfig, Normalised, Projection, Views,
@@ -47,6 +47,7 @@ fn model() -> BackboneConfig {
     BackboneConfig {
         initializer_range: 0.02,
         text: TextEncoderConfig {
+            tower: TextTower::Bert,
             vocab_size: 30,
             width: 8,
             layers: 1,
@@ -81,6 +82,7 @@ fn model() -> BackboneConfig {
         regions: None,
         outside: None,
         image_tags: false,
+        representation: None,
         fusion: Some(FusionConfig {
             width: 8,
             layers: 2,

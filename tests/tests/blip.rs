@@ -14,7 +14,7 @@ use unimo_encoders::fusion::{FusionConfig, Levels, Link};
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::joint::View;
 use unimo_encoders::output::Keep;
-use unimo_encoders::text::{Positions, TextEncoderConfig};
+use unimo_encoders::text::{Positions, TextEncoderConfig, TextTower};
 use unimo_objectives::generation::Writer;
 use unimo_objectives::pretraining::lm::LmConfig;
 use unimo_objectives::{Draws, Objectives, ObjectivesConfig};
@@ -42,6 +42,7 @@ fn model() -> BackboneConfig {
     BackboneConfig {
         initializer_range: 0.02,
         text: TextEncoderConfig {
+            tower: TextTower::Bert,
             vocab_size: 24,
             width: WIDTH,
             // BLIP's decoder attends to the image in each of its layers.
@@ -77,6 +78,7 @@ fn model() -> BackboneConfig {
         regions: None,
         outside: None,
         image_tags: false,
+        representation: None,
         fusion: Some(FusionConfig {
             width: WIDTH,
             layers: 2,

@@ -175,6 +175,7 @@ fn an_image_as_memory_equals_the_reference() {
         concepts: None,
         mask: None,
         layers: BTreeMap::new(),
+        represented: None,
     };
     let encoded = Encoded::new(&batch)
         .with_texts(TextKind::Plain, encode(&backbone, &plain, &plain.ids))

@@ -30,6 +30,7 @@ fn model() -> (Backbone, TiedHead) {
         fusion: None,
         joint: None,
         image_tags: false,
+        representation: None,
         frozen: Frozen::default(),
     };
     let head = TiedHead {

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use burn::tensor::Device;
 use serde_json::Value;
 use unimo_dev::parity;
+use unimo_encoders::text::TextTower;
 use unimo_encoders::weights::Dtype;
 use unimo_tests::fixture;
 use unimo_tests::golden::{self, Golden};
@@ -147,6 +148,7 @@ fn changes(name: &str) -> Vec<&'static str> {
                 "data.regions={ kind = \"boxes\", side = 8, limit = 8 }",
             ]);
         }
+        "clip" => set.push("objectives.itc.width=32"),
         "infoxlm" => set.extend([
             TEXTS,
             "model.image=none",
@@ -318,9 +320,11 @@ fn trained(name: &str, folder: &Path) -> Golden {
                 let hash = golden::tensors(&out.join("model.safetensors"), "");
                 golden.add(format!("export {part_name}"), hash);
             }
-            // No format holds phrases and tags, none an encoder of regions by itself, and a model of texts has no image encoder.
+            // No format holds phrases and tags, none an encoder of regions or CLIP's text tower by itself, and a model of texts has no
+            // image encoder.
             Err(_)
                 if recipe.data.concepts.is_some()
+                    || (part == Part::Text && recipe.model.text.tower == TextTower::Clip)
                     || (part == Part::Image
                         && (recipe.model.regions.is_some() || !recipe.model.reads_images())) =>
             {

@@ -10,7 +10,7 @@ use unimo_core::layers::Activation;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::joint::JointConfig;
-use unimo_encoders::text::{Positions, TextEncoderConfig};
+use unimo_encoders::text::{Positions, TextEncoderConfig, TextTower};
 use unimo_objectives::pretraining::mim::{MimConfig, Target};
 use unimo_objectives::pretraining::mrm::{Distance, MrmConfig};
 use unimo_objectives::teacher::{Teacher, TeacherConfig};
@@ -24,6 +24,7 @@ fn model() -> BackboneConfig {
     BackboneConfig {
         initializer_range: 0.02,
         text: TextEncoderConfig {
+            tower: TextTower::Bert,
             vocab_size: 20,
             width: 8,
             layers: 2,
@@ -58,6 +59,7 @@ fn model() -> BackboneConfig {
         regions: None,
         outside: None,
         image_tags: false,
+        representation: None,
         fusion: None,
         joint: Some(JointConfig {
             width: 8,

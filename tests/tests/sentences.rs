@@ -121,6 +121,7 @@ fn compare(name: &str, head: SentenceHead, labels: usize) {
         regions: None,
         outside: None,
         image_tags: false,
+        representation: None,
         fusion: None,
         joint: None,
     };

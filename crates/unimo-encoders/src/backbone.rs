@@ -11,6 +11,7 @@
 //! Shape legend: `B` rows, `Lt` and `Lv` positions of text and image, `D` width of the cross-modal encoder.
 
 mod checks;
+mod represented;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,6 +33,7 @@ use crate::output::{FusionOutput, Keep};
 use crate::quantiser::Quantiser;
 use crate::region::{RegionEncoder, RegionEncoderConfig, RegionInput};
 use crate::registry::{self, EncoderShape, ImageModel, ImageModelConfig, OutsideImage};
+use crate::representation::{Representation, RepresentationConfig};
 use crate::text::{TextEncoder, TextEncoderConfig, TextInput};
 
 /// The three encoders: the `[model]` part of a recipe. At most one of `image`/`regions`/`outside` and of `fusion`/`joint` is set.
@@ -64,6 +66,9 @@ pub struct BackboneConfig {
     /// Single-stream cross-modal encoder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joint: Option<JointConfig>,
+    /// Tokens that both towers of a frozen CLIP read (MMRL).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub representation: Option<RepresentationConfig>,
 }
 
 impl Serialize for BackboneConfig {
@@ -294,6 +299,10 @@ impl BackboneConfig {
                 .joint
                 .as_ref()
                 .map(|joint| joint.init_over(init, self.positions_before_patches())),
+            representation: self
+                .representation
+                .as_ref()
+                .map(|tokens| tokens.init(init, self.text.width, self.image_width())),
             image_tags: self.image_tags,
             frozen: Frozen::default(),
         }
@@ -318,6 +327,8 @@ pub struct Backbone {
     pub fusion: Option<CrossModalEncoder>,
     /// Single-stream cross-modal encoder.
     pub joint: Option<JointEncoder>,
+    /// Tokens that both towers read beside words and patches.
+    pub representation: Option<Representation>,
     /// Whether the image encoder reads tags.
     pub image_tags: bool,
     /// The encoders in which nothing learns, see [`note_frozen`](Self::note_frozen).
@@ -412,7 +423,7 @@ impl Backbone {
 
     /// How many of the text encoder's last states are needed, if these layers are asked for.
     pub fn text_states(&self, layers: &BTreeSet<usize>) -> usize {
-        let depth = self.text.layers.len();
+        let depth = self.text.depth();
         match self.shared() {
             // The embeddings are what enters the same blocks again.
             Some(_) => depth + 1,
@@ -460,8 +471,8 @@ impl Backbone {
         mask: PaddingMask,
         layers: &BTreeSet<usize>,
     ) -> TextFeatures {
-        let layers = layers_of(&states, self.text.layers.len(), layers);
-        let class = first(&states);
+        let layers = layers_of(&states, self.text.depth(), layers);
+        let class = self.text.summary(last(&states), &mask);
         let states = match self.shared() {
             Some(_) => states.into_iter().take(1).collect(),
             None => self.read_by_fusion(states),
@@ -743,6 +754,7 @@ impl Backbone {
             concepts: None,
             mask,
             class: first(&states),
+            represented: None,
             states: match &self.fusion {
                 Some(fusion) => fusion.project_images(states, picture),
                 None => states,

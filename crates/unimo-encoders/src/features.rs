@@ -80,6 +80,35 @@ pub struct ImageFeatures {
     pub mask: Option<PaddingMask>,
     /// States of the layers that were asked for, after the final norm, `[B, Lv, image width]` each; layer 0 is the embeddings.
     pub layers: BTreeMap<usize, Tensor<3>>,
+    /// What comes of the image with representation tokens, if that was asked for ([`crate::representation`]).
+    pub represented: Option<Represented>,
+}
+
+/// An image read with representation tokens, after the final norm, before projection.
+#[derive(Debug, Clone)]
+pub struct Represented {
+    /// The class token, `[B, image width]`.
+    pub class: Tensor<2>,
+    /// The mean of the representation tokens, `[B, image width]`.
+    pub tokens: Tensor<2>,
+}
+
+impl Represented {
+    fn each(&self, change: impl Fn(Tensor<2>) -> Tensor<2>) -> Self {
+        Self {
+            class: change(self.class.clone()),
+            tokens: change(self.tokens.clone()),
+        }
+    }
+
+    /// The rows of all parts, stacked.
+    fn cat(parts: Vec<Self>) -> Self {
+        let (class, tokens) = parts.into_iter().map(|p| (p.class, p.tokens)).unzip();
+        Self {
+            class: Tensor::cat(class, 0),
+            tokens: Tensor::cat(tokens, 0),
+        }
+    }
 }
 
 /// The names of images' objects after the text encoder (visual concepts, DiMBERT).
@@ -213,6 +242,10 @@ impl ImageFeatures {
             }),
             mask: self.mask.clone(),
             layers: each(&self.layers, |state| state.without_autodiff()),
+            represented: self
+                .represented
+                .as_ref()
+                .map(|read| read.each(Tensor::without_autodiff)),
         }
     }
 
@@ -233,6 +266,10 @@ impl ImageFeatures {
             concepts: self.concepts.as_ref().map(|concepts| concepts.select(rows)),
             mask: self.mask.as_ref().map(|mask| mask.select(rows.clone())),
             layers: each(&self.layers, |state| state.select(0, rows.clone())),
+            represented: self
+                .represented
+                .as_ref()
+                .map(|read| read.each(|state| state.select(0, rows.clone()))),
         }
     }
 
@@ -253,6 +290,12 @@ impl ImageFeatures {
                 .collect::<Option<Vec<_>>>()
                 .map(PaddingMask::cat),
             layers: cat_layers(parts.iter().map(|p| &p.layers).collect()),
+            represented: parts
+                .iter()
+                .map(|p| p.represented.clone())
+                .collect::<Option<Vec<_>>>()
+                .filter(|parts| !parts.is_empty())
+                .map(Represented::cat),
             class: Tensor::cat(parts.into_iter().map(|p| p.class).collect(), 0),
             tags: None,
         }

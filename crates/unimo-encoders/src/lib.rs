@@ -53,6 +53,7 @@ pub mod quantiser;
 pub mod reading;
 pub mod region;
 pub mod registry;
+pub mod representation;
 mod rows;
 pub mod text;
 pub mod weights;

@@ -1,6 +1,8 @@
-//! BERT and RoBERTa.
+//! BERT and RoBERTa, and CLIP's text tower.
 //!
-//! Source: Devlin et al. 2019, Liu et al. 2019; layout as Hugging Face's `BertModel` and `RobertaModel` without pooler.
+//! Source: Devlin et al. 2019, Liu et al. 2019; layout as Hugging Face's `BertModel` and `RobertaModel` without pooler. CLIP's tower
+//! (Radford et al. 2021) has its norms before each layer and reads from left to right. It has no types of tokens, and its state at the
+//! last token stands for the text. [`crate::clip`] is the whole of CLIP as public checkpoints hold it; here is the tower that is trained.
 //!
 //! Shape legend: `B` rows, `L` positions, `D` width.
 
@@ -9,7 +11,7 @@ use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_core::attention::KeyValues;
-use unimo_core::blocks::{self, BlockConfig, Draws, PostNormBlock};
+use unimo_core::blocks::{self, BlockConfig, Draws, PostNormBlock, PreNormBlock};
 use unimo_core::dtype::{cast, same_dtype};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm};
@@ -35,10 +37,30 @@ impl Positions {
     }
 }
 
+/// What kind of text encoder it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextTower {
+    /// BERT or RoBERTa: words see all others, and the first token stands for the text.
+    #[default]
+    Bert,
+    /// CLIP's tower: words see those before them, and the last token stands for the text.
+    Clip,
+}
+
+impl TextTower {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A text encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextEncoderConfig {
+    /// What kind of encoder it is: `bert` (RoBERTa too), or `clip`, CLIP's text tower.
+    #[serde(default, skip_serializing_if = "TextTower::is_default")]
+    pub tower: TextTower,
     /// Rows of the word embedding; at least the tokenizer's vocabulary.
     pub vocab_size: usize,
     /// `D`: numbers of a state.
@@ -74,6 +96,20 @@ impl TextEncoderConfig {
         self.block().validate()?;
         config::positive("vocab_size", self.vocab_size)?;
         config::positive("token_types", self.token_types)?;
+        if self.tower == TextTower::Clip {
+            ConfigError::unless(
+                self.token_types == 1,
+                "token_types",
+                self.token_types,
+                "must be 1 with tower = \"clip\": CLIP's tower knows no types of tokens",
+            )?;
+            ConfigError::unless(
+                self.positions == Positions::FromZero,
+                "positions",
+                "after_pad",
+                "must be \"from_zero\" with tower = \"clip\"",
+            )?;
+        }
         ConfigError::unless(
             self.pad_id < self.vocab_size,
             "pad_id",
@@ -109,15 +145,23 @@ impl TextEncoderConfig {
     /// A new encoder.
     pub fn init(&self, init: &mut Init) -> TextEncoder {
         let block = self.block();
+        let bert = self.tower == TextTower::Bert;
+        let count = |is: bool| if is { self.layers } else { 0 };
         TextEncoder {
             word_embedding: Embedding::new(init, self.vocab_size, self.width),
             position_embedding: Embedding::new(init, self.max_positions, self.width),
-            type_embedding: Embedding::new(init, self.token_types, self.width),
-            embedding_norm: LayerNorm::new(init, self.width, self.layer_norm_eps),
+            type_embedding: bert.then(|| Embedding::new(init, self.token_types, self.width)),
+            embedding_norm: bert.then(|| LayerNorm::new(init, self.width, self.layer_norm_eps)),
             dropout: Dropout::new(self.dropout),
-            layers: (0..self.layers)
+            layers: (0..count(bert))
                 .map(|layer| PostNormBlock::new(init, &block.at(layer, self.layers)))
                 .collect(),
+            clip: (!bert).then(|| ClipLayers {
+                layers: (0..self.layers)
+                    .map(|layer| PreNormBlock::new(init, &block.at(layer, self.layers)))
+                    .collect(),
+                final_norm: LayerNorm::new(init, self.width, self.layer_norm_eps),
+            }),
             positions: self.positions,
             pad_id: self.pad_id,
             dtype: FloatDType::F32,
@@ -125,21 +169,32 @@ impl TextEncoderConfig {
     }
 }
 
-/// BERT or RoBERTa.
+/// The layers of CLIP's text tower.
+#[derive(Module, Debug)]
+pub struct ClipLayers {
+    /// Blocks.
+    pub layers: Vec<PreNormBlock>,
+    /// Norm after the blocks.
+    pub final_norm: LayerNorm,
+}
+
+/// BERT, RoBERTa or CLIP's text tower.
 #[derive(Module, Debug)]
 pub struct TextEncoder {
     /// `[vocabulary, D]`.
     pub word_embedding: Embedding,
     /// `[positions, D]`.
     pub position_embedding: Embedding,
-    /// `[types, D]`.
-    pub type_embedding: Embedding,
-    /// Norm of the sum of the three.
-    pub embedding_norm: LayerNorm,
+    /// `[types, D]`; CLIP has none.
+    pub type_embedding: Option<Embedding>,
+    /// Norm of the sum of the three; CLIP has none.
+    pub embedding_norm: Option<LayerNorm>,
     /// Dropout on the embeddings.
     pub dropout: Dropout,
-    /// Blocks.
+    /// Blocks; CLIP has others.
     pub layers: Vec<PostNormBlock>,
+    /// The layers of CLIP, in the place of those blocks.
+    pub clip: Option<ClipLayers>,
     #[module(skip)]
     positions: Positions,
     pad_id: usize,
@@ -190,7 +245,30 @@ impl TextInput {
 impl TextEncoder {
     /// Whether it draws random numbers while autodiff is on: dropout or drop-path is above 0.
     pub fn draws(&self) -> bool {
-        self.dropout.probability > 0.0 || self.layers.iter().any(Draws::draws)
+        let clip = self.clip.as_ref();
+        self.dropout.probability > 0.0
+            || self.layers.iter().any(Draws::draws)
+            || clip.is_some_and(|clip| clip.layers.iter().any(Draws::draws))
+    }
+
+    /// Number of blocks.
+    pub fn depth(&self) -> usize {
+        let clip = self.clip.as_ref().map(|clip| clip.layers.len());
+        clip.unwrap_or(self.layers.len())
+    }
+
+    /// The state that stands for each text: the first one, or CLIP's at the last token.
+    ///
+    /// # Shapes
+    ///
+    /// - state: `[B, L, D]`
+    /// - mask: `[B, L]`
+    /// - output: `[B, D]`
+    pub fn summary(&self, state: &Tensor<3>, mask: &PaddingMask) -> Tensor<2> {
+        match &self.clip {
+            None => state.clone().narrow(1, 0, 1).squeeze_dim(1),
+            Some(_) => last_of_each(state.clone(), mask),
+        }
     }
 
     /// The id of padding.
@@ -277,7 +355,8 @@ impl TextEncoder {
     ///
     /// - segments: `[B, L]`, row-major, or empty
     pub fn with_segments(&self, input: TextInput, segments: Vec<i32>) -> TextInput {
-        let [types, _] = self.type_embedding.weight.dims();
+        let types = self.type_embedding.as_ref();
+        let types = types.map_or(1, |types| types.weight.dims()[0]);
         if segments.is_empty() || types < 2 {
             return input;
         }
@@ -301,14 +380,14 @@ impl TextEncoder {
     pub fn embed(&self, input: &TextInput, kind: usize) -> Tensor<3> {
         let [rows, length] = input.ids.dims();
         assert_shape!(input.positions, [rows, length]);
-        let types = match &input.types {
-            Some(types) => self.type_embedding.forward(types.clone()),
-            None => self.type_embedding.entry(kind),
+        let words = self.word_embedding.forward(input.ids.clone());
+        let words = match (&self.type_embedding, &input.types) {
+            (None, _) => words,
+            (Some(own), Some(types)) => words + own.forward(types.clone()),
+            (Some(own), None) => words + own.entry(kind),
         };
-        let embedded = self.word_embedding.forward(input.ids.clone())
-            + types
-            + self.position_embedding.forward(input.positions.clone());
-        let embedded = self.embedding_norm.forward(embedded);
+        let embedded = words + self.position_embedding.forward(input.positions.clone());
+        let embedded = self.normed(embedded);
         cast(self.dropout.forward(embedded), self.dtype)
     }
 
@@ -333,14 +412,20 @@ impl TextEncoder {
         };
         let rows = self.position_embedding.weight.val();
         let rows = rows.narrow(0, first, length).reshape([1, length, width]);
-        let embedded = self
-            .embedding_norm
-            .forward(states.clone() + same_dtype(rows, &states));
+        let embedded = self.normed(states.clone() + same_dtype(rows, &states));
         cast(self.dropout.forward(embedded), self.dtype)
     }
 
+    /// The norm of the embeddings, if there is one.
+    fn normed(&self, embedded: Tensor<3>) -> Tensor<3> {
+        match &self.embedding_norm {
+            Some(norm) => norm.forward(embedded),
+            None => embedded,
+        }
+    }
+
     /// The states after the last `keep` blocks, in order. If `keep` exceeds the number of blocks, the embeddings come
-    /// first.
+    /// first. CLIP's last state is after its final norm.
     ///
     /// # Shapes
     ///
@@ -348,6 +433,20 @@ impl TextEncoder {
     /// - output: `keep` times `[B, L, D]`
     pub fn forward(&self, input: &TextInput, keep: usize) -> Vec<Tensor<3>> {
         let x = self.embed(input, 0);
+        if let Some(clip) = &self.clip {
+            let [_, length] = input.ids.dims();
+            let causal = PairMask::causal(length, &input.ids.device());
+            let hidden = Hidden {
+                keys: Some(&input.mask),
+                pairs: Some(&causal),
+            };
+            let mut states =
+                blocks::last_states(&clip.layers, x, keep, |block, x| block.forward(x, hidden));
+            if let Some(last) = states.last_mut() {
+                *last = clip.final_norm.forward(last.clone());
+            }
+            return states;
+        }
         let hidden = Hidden {
             keys: Some(&input.mask),
             pairs: input.pairs.as_ref(),
@@ -393,6 +492,24 @@ impl TextEncoder {
     }
 }
 
+/// The state at the last position of each row that is not hidden.
+///
+/// # Shapes
+///
+/// - state: `[B, L, D]`
+/// - mask: `[B, L]`
+/// - output: `[B, D]`
+pub(crate) fn last_of_each(state: Tensor<3>, mask: &PaddingMask) -> Tensor<2> {
+    let [rows, length, width] = state.dims();
+    let device = state.device();
+    let shown = mask.hidden().bool_not().int().sum_dim(1).reshape([rows]);
+    let first: Vec<i32> = (0..rows).map(|row| (row * length) as i32 - 1).collect();
+    let first = Tensor::<1, Int>::from_data(TensorData::new(first, [rows]), &device);
+    state
+        .reshape([rows * length, width])
+        .select(0, first + shown)
+}
+
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use burn::tensor::Tolerance;
@@ -404,6 +521,7 @@ mod tests {
 
     pub(crate) fn config() -> TextEncoderConfig {
         TextEncoderConfig {
+            tower: TextTower::Bert,
             vocab_size: 20,
             width: 8,
             layers: 2,

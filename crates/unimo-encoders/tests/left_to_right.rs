@@ -19,7 +19,7 @@ use unimo_encoders::joint::{JointConfig, View};
 use unimo_encoders::output::Keep;
 use unimo_encoders::quantiser::{Choice, QuantiserConfig};
 use unimo_encoders::reading::NextWords;
-use unimo_encoders::text::{Positions, TextEncoderConfig};
+use unimo_encoders::text::{Positions, TextEncoderConfig, TextTower};
 
 const WIDTH: usize = 8;
 const LAYERS: usize = 3;
@@ -36,6 +36,7 @@ fn model() -> BackboneConfig {
     BackboneConfig {
         initializer_range: 0.3,
         text: TextEncoderConfig {
+            tower: TextTower::Bert,
             vocab_size: 20,
             width: WIDTH,
             layers: LAYERS,
@@ -70,6 +71,7 @@ fn model() -> BackboneConfig {
         regions: None,
         outside: None,
         image_tags: false,
+        representation: None,
         fusion: None,
         joint: None,
     }

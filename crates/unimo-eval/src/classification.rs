@@ -12,6 +12,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EvalError, checks};
 
+/// The harmonic mean of two accuracies, by which known and new classes are judged together; 0 where both are 0.
+///
+/// ```
+/// assert_eq!(unimo_eval::harmonic_mean(0.9, 0.6), 0.72);
+/// assert_eq!(unimo_eval::harmonic_mean(0.0, 0.0), 0.0);
+/// ```
+pub fn harmonic_mean(base: f64, novel: f64) -> f64 {
+    if base + novel == 0.0 {
+        return 0.0;
+    }
+    2.0 * base * novel / (base + novel)
+}
+
 /// A score for every row and class; higher is more likely.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassScores {

@@ -18,7 +18,7 @@ pub mod vqa;
 
 pub use bitext::{BitextReport, bitext};
 pub use boxes::BoundingBox;
-pub use classification::{ClassScores, Confusion};
+pub use classification::{ClassScores, Confusion, harmonic_mean};
 pub use error::{EvalError, Ids, ModelError};
 pub use interval::{Bootstrap, Interval};
 pub use metrics::{ChanceRecall, Direction, Directions, GroundTruth, Pair, Recall, Scores};

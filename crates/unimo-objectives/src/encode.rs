@@ -36,6 +36,8 @@ struct Readings {
     images: BTreeSet<ImageKind>,
     /// Whether images are read with the tags hidden that are to be predicted.
     hides_tags: bool,
+    /// Whether images are also read with representation tokens.
+    represents: bool,
     /// Layers whose states are kept.
     text_layers: BTreeSet<usize>,
     image_layers: BTreeSet<usize>,
@@ -94,6 +96,7 @@ impl Wanted {
                 What::Image(form) => {
                     of_model.images.insert(form.kind());
                     of_model.hides_tags |= matches!(form, ImageForm::MaskedTags(_));
+                    of_model.represents |= matches!(form, ImageForm::Represented);
                     of_model.image_layers.extend(request.layer);
                 }
                 What::Words | What::References | What::Codes | What::Regions(_) => {}
@@ -231,7 +234,10 @@ impl Reader<'_> {
         let plain = wanted.images.contains(&ImageKind::Plain);
         let kept = self.batch.images.as_ref().filter(|_| plain);
         let kept = kept.filter(|_| self.tags(wanted).is_none());
-        let kept = kept.and_then(|images| self.kept(&wanted.image_layers)?.images(images, 0));
+        let kept = kept.and_then(|images| {
+            let kept = self.kept(&wanted.image_layers)?;
+            kept.images(images, 0, wanted.represents)
+        });
         let plain = plain && kept.is_none();
         let distinct = self.distinct(self.batch.images.as_ref().filter(|_| plain));
         let images = plain.then(|| match (&distinct, &self.batch.images) {
@@ -323,6 +329,10 @@ impl Reader<'_> {
     ) -> ImageFeatures {
         let _part = part!(Some(self.device.clone()), "image encoder");
         let layers = &wanted.image_layers;
+        if wanted.represents {
+            let states = self.backbone.image_states_with_below(images, layers);
+            return self.backbone.features_with_tokens(states, picture, layers);
+        }
         self.backbone
             .encode_pictures_at(images, tags, picture, layers)
     }
@@ -469,7 +479,7 @@ impl Reader<'_> {
     fn second_images(&self, wanted: &Readings, into: &mut Tables) {
         if let Some(images) = &self.batch.second_images {
             let kept = self.kept(&wanted.image_layers);
-            let kept = kept.and_then(|kept| kept.images(images, 1));
+            let kept = kept.and_then(|kept| kept.images(images, 1, wanted.represents));
             let features = kept.unwrap_or_else(|| {
                 let distinct = self.distinct(Some(images));
                 let levels = distinct.as_ref().map_or(&images.pixels, |d| &d.levels);
@@ -696,6 +706,7 @@ pub(crate) fn join_images(parts: Vec<ImageFeatures>) -> ImageFeatures {
             tags: None,
             concepts: images.concepts,
             layers: BTreeMap::new(),
+            represented: images.represented,
         }
     };
     ImageFeatures::cat(parts.into_iter().map(widened).collect())

@@ -72,15 +72,25 @@ struct Search {
 }
 
 impl Kept<'_> {
-    /// The images of a batch, `B` rows; `None` if the encoder's features are not kept. `picture` counts the images of a sample.
-    pub fn images(&self, images: &Images, picture: usize) -> Option<ImageFeatures> {
+    /// The images of a batch, `B` rows; `None` if the encoder's features are not kept. `picture` counts the images of a sample. If they are
+    /// read with representation tokens too, the states below those are kept as well.
+    pub fn images(
+        &self,
+        images: &Images,
+        picture: usize,
+        represents: bool,
+    ) -> Option<ImageFeatures> {
         let kept = self.cache.keeps(KeptOf::Image) && self.backbone.gives_constant_images();
         let encoder = self.backbone.image.as_ref().filter(|_| kept)?;
         let [positions, width] = encoder.position_embedding.dims();
-        let count = self.backbone.image_states(self.layers);
+        let count = self.backbone.image_states(self.layers) + usize::from(represents);
         let of_one = (Images::CHANNELS * images.height * images.width).max(1);
+        let below = match &self.backbone.representation {
+            Some(tokens) if represents => format!(" and below layer {}", tokens.below),
+            _ => String::new(),
+        };
         let how = format!(
-            "{count} states of {} x {} by {:?} and {:?}",
+            "{count} states{below} of {} x {} by {:?} and {:?}",
             images.height, images.width, images.mean, images.std
         );
         let input = |levels: &[u8]| self.cache.key(KeptOf::Image, &[how.as_bytes(), levels]);
@@ -94,16 +104,24 @@ impl Kept<'_> {
                 .copied()
                 .collect();
             let pictures = Pictures::of_pixels(images, &levels, self.device);
-            let states = self.backbone.constant_image_states(&pictures, self.layers);
+            let states = if represents {
+                self.backbone
+                    .image_states_with_below(&pictures, self.layers)
+            } else {
+                self.backbone.constant_image_states(&pictures, self.layers)
+            };
             self.fill(&mut search, &missing, states);
         }
         let shape = [search.keys.len(), positions, width];
         let states = self.states(&search, count, shape);
         let states = states.map(|state| cast(state, encoder.dtype)).collect();
-        let features = self
-            .backbone
-            .features_of_constant_images(states, picture, self.layers);
-        Some(features)
+        Some(if represents {
+            self.backbone
+                .features_with_tokens(states, picture, self.layers)
+        } else {
+            self.backbone
+                .features_of_constant_images(states, picture, self.layers)
+        })
     }
 
     /// Texts, `B` rows; `None` if the encoder's features are not kept.

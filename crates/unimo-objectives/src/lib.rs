@@ -223,6 +223,7 @@ objectives! {
     snli_ve: tasks::snli_ve::SnliVeConfig;
     ranking: tasks::ranking::RankingConfig;
     classes: tasks::classes::ClassesConfig;
+    prompts: tasks::prompts::PromptsConfig;
     sentences: tasks::sentences::SentencesConfig;
     grounding: tasks::grounding::GroundingConfig;
     region_scoring: tasks::region_scoring::RegionScoringConfig;

@@ -109,6 +109,8 @@ pub enum ImageForm {
     SecondView,
     /// The second image of a sample that has two (NLVR2).
     Second,
+    /// As it is, and also with representation tokens (MMRL). The encoder is frozen; what lies below the tokens is computed once for both.
+    Represented,
 }
 
 /// The model whose encoders read an input.
@@ -214,7 +216,7 @@ impl ImageForm {
     /// The table that holds it.
     pub fn kind(&self) -> ImageKind {
         match self {
-            Self::Plain | Self::MaskedTags(_) => ImageKind::Plain,
+            Self::Plain | Self::MaskedTags(_) | Self::Represented => ImageKind::Plain,
             Self::MaskedPatches(_) => ImageKind::MaskedPatches,
             Self::MaskedRegions(_) => ImageKind::MaskedRegions,
             Self::SecondView => ImageKind::SecondView,
@@ -334,7 +336,7 @@ impl ImageForm {
     fn is_there(&self, backbone: &Backbone, batch: &Batch) -> bool {
         let images = batch.images.as_ref();
         match self {
-            Self::Plain => backbone.sees(batch),
+            Self::Plain | Self::Represented => backbone.sees(batch),
             Self::MaskedTags(_) => {
                 let tags = batch.further_texts.get(TAGS);
                 backbone.sees(batch) && tags.is_some_and(|tags| tags.masked.is_some())
@@ -514,7 +516,7 @@ impl Inputs {
                     What::Codes => all.codes = true,
                     What::Text(TextForm::Plain | TextForm::AsOthers)
                     | What::Words
-                    | What::Image(ImageForm::Plain) => {}
+                    | What::Image(ImageForm::Plain | ImageForm::Represented) => {}
                 }
             }
         }

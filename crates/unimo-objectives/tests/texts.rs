@@ -153,6 +153,7 @@ fn a_memory_is_read_alike_whether_it_is_an_image_or_a_text() {
         concepts: None,
         mask: Some(other.mask.clone()),
         layers: Default::default(),
+        represented: None,
     };
     let of_image = backbone.fuse(&texts, &image, Keep::Nothing);
     let of_text = backbone.fuse_texts(&texts, &other, Keep::Nothing);

@@ -5,6 +5,11 @@
 //! step and the recipe's seed. Each tensor has a checksum, so that damage is noticed. It is written under another name, synced and renamed, so that a full disk or a killed process leaves
 //! the previous checkpoints intact. Equal states give equal files.
 
+//!
+//! What never learns can be kept apart (`train.frozen_apart`): once for a run, in `frozen-DIGEST.safetensors` beside the checkpoints, which
+//! then hold what learns alone and name the digest. It is of the names, shapes and checksums of all its tensors, so that a frozen part that has
+//! changed is noticed.
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,6 +21,8 @@ use safetensors::Dtype;
 use safetensors::tensor::View;
 use unimo_core::parameters::{self, Handle};
 use unimo_encoders::weights::{self, SafetensorsFile, TensorInfo};
+
+use unimo_data::digest::{Digest, hex};
 
 use crate::error::TrainError;
 use crate::files;
@@ -87,11 +94,56 @@ pub fn step_of(path: &Path) -> Option<u64> {
     step.parse().ok()
 }
 
+/// The note of a checkpoint with the digest of what is kept apart.
+const FROZEN: &str = "frozen";
+
+/// The file of what is kept apart.
+fn frozen_path(folder: &Path, digest: &str) -> PathBuf {
+    folder.join(format!("frozen-{digest}.safetensors"))
+}
+
+/// A digest of tensors, from their names, shapes and checksums.
+fn digest_of<'a>(tensors: impl Iterator<Item = (&'a str, &'a [usize], u32)>) -> String {
+    /// Digits of a digest that name a file.
+    const NAMED: usize = 16;
+    let all: BTreeMap<&str, (&[usize], u32)> = tensors
+        .map(|(name, shape, sum)| (name, (shape, sum)))
+        .collect();
+    let mut digest = Digest::default();
+    for (name, (shape, sum)) in all {
+        digest.add_sized(format!("{name} {shape:?} {sum}").as_bytes());
+    }
+    hex(&digest.finish())[..NAMED].to_owned()
+}
+
+/// The file with what is kept apart of a checkpoint; `None` if it holds everything.
+///
+/// # Errors
+///
+/// The checkpoint cannot be read, or the file is gone or has changed.
+pub fn frozen_beside(path: &Path) -> Result<Option<PathBuf>, TrainError> {
+    let reader = Reader::open(path)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    Ok(reader
+        .note(FROZEN)
+        .map(|digest| frozen_path(folder, digest)))
+}
+
 /// Writes a checkpoint. On return it is on the disk; on failure nothing has changed. `begun` is what the run began with.
 pub fn save<M: Module>(
     folder: &Path,
     state: &State<M>,
     begun: &Fingerprint,
+) -> Result<PathBuf, TrainError> {
+    save_apart(folder, state, begun, &|_| false)
+}
+
+/// As [`save`], where those parameters of the model that `apart` names are written once into a file of their own.
+pub fn save_apart<M: Module>(
+    folder: &Path,
+    state: &State<M>,
+    begun: &Fingerprint,
+    apart: &dyn Fn(&str) -> bool,
 ) -> Result<PathBuf, TrainError> {
     let part = |prefix: &str, handles: Vec<Handle>| {
         let prefix = prefix.to_owned();
@@ -101,7 +153,10 @@ pub fn save<M: Module>(
         })
     };
     let mut tensors: Vec<(String, Lazy)> = Vec::new();
-    tensors.extend(part("model", parameters::handles(&state.model)));
+    let all = parameters::handles(&state.model).into_iter();
+    let (frozen, own): (Vec<Handle>, Vec<Handle>) = all.partition(|handle| apart(&handle.name));
+    let frozen: Vec<(String, Lazy)> = part("model", frozen).collect();
+    tensors.extend(part("model", own));
     tensors.extend(part("optimizer", state.optimizer.handles()));
     if let Some(ema) = &state.ema {
         tensors.extend(part("ema", parameters::handles(ema)));
@@ -113,6 +168,23 @@ pub fn save<M: Module>(
     ]);
     if let Some(scale) = &state.scale {
         metadata.insert(SCALE.to_owned(), scale.note());
+    }
+    if !frozen.is_empty() {
+        let summed = frozen.iter().map(|(name, lazy)| {
+            let view: &Lazy = lazy;
+            let sum = crc32c::crc32c(&(&view).data());
+            (name.as_str(), lazy.0.shape.as_slice(), sum)
+        });
+        let digest = digest_of(summed);
+        let beside = frozen_path(folder, &digest);
+        if !beside.is_file() {
+            let notes = BTreeMap::from([("format".to_owned(), FORMAT.to_owned())]);
+            files::write_with(&beside, |out| {
+                let tensors = frozen.iter().map(|(name, lazy)| (name, lazy));
+                weights::write_checked_safetensors(out, tensors.collect(), &notes)
+            })?;
+        }
+        metadata.insert(FROZEN.to_owned(), digest);
     }
     let target = path(folder, state.step);
     files::write_with(&target, |out| {
@@ -136,15 +208,55 @@ pub fn begun(path: &Path) -> Result<Option<Fingerprint>, TrainError> {
 pub struct Reader {
     path: PathBuf,
     file: SafetensorsFile,
+    /// What is kept apart.
+    frozen: Option<SafetensorsFile>,
 }
 
 impl Reader {
-    /// Reads and checks the header.
+    /// Reads and checks the header, and that of what is kept apart.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read, or what is kept apart is not what the checkpoint was written with.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
+        let file = SafetensorsFile::open(path)?;
+        let frozen = match file.note(FROZEN) {
+            Some(digest) => Some(Self::open_frozen(path, digest)?),
+            None => None,
+        };
         Ok(Self {
             path: path.to_owned(),
-            file: SafetensorsFile::open(path)?,
+            file,
+            frozen,
         })
+    }
+
+    fn open_frozen(path: &Path, digest: &str) -> Result<SafetensorsFile, TrainError> {
+        let beside = frozen_path(path.parent().unwrap_or(Path::new(".")), digest);
+        let wrong = |reason: String| TrainError::Checkpoint {
+            path: path.to_owned(),
+            reason,
+        };
+        if !beside.is_file() {
+            return Err(wrong(format!(
+                "holds what learns alone; what is frozen is in {}, which is not there",
+                beside.display()
+            )));
+        }
+        let frozen = SafetensorsFile::open(&beside)?;
+        let infos = frozen.infos();
+        let sums = frozen.checksums();
+        let known = infos.iter().filter_map(|(name, info)| {
+            Some((name.as_str(), info.shape.as_slice(), *sums.get(name)?))
+        });
+        let found = digest_of(known);
+        if found != digest {
+            return Err(wrong(format!(
+                "was written with frozen parameters of digest {digest}; those in {} have changed, theirs is {found}",
+                beside.display()
+            )));
+        }
+        Ok(frozen)
     }
 
     /// The value of a metadata entry.
@@ -155,7 +267,9 @@ impl Reader {
     /// How many tensors have a name that starts with this section.
     pub fn count(&self, section: &str) -> usize {
         let of = |(name, _): &(String, TensorInfo)| name.split('.').next() == Some(section);
-        self.file.infos().iter().filter(|info| of(info)).count()
+        let files = std::iter::once(&self.file).chain(&self.frozen);
+        let infos = files.flat_map(SafetensorsFile::infos);
+        infos.filter(|info| of(info)).count()
     }
 
     /// A tensor, if the file has it; an error if its shape or type differs.
@@ -164,7 +278,12 @@ impl Reader {
         name: &str,
         shape: &[usize],
     ) -> Result<Option<TensorData>, TrainError> {
-        let Some(info) = self.file.info(name) else {
+        let mut files = std::iter::once(&mut self.file).chain(&mut self.frozen);
+        let found = files.find_map(|file| {
+            let info = file.info(name)?;
+            Some((file, info))
+        });
+        let Some((file, info)) = found else {
             return Ok(None);
         };
         if info.dtype != weights::Dtype::F32 || info.shape != shape {
@@ -176,7 +295,7 @@ impl Reader {
                 ),
             });
         }
-        let values = self.file.values(name)?;
+        let values = file.values(name)?;
         Ok(Some(TensorData::new(values, shape.to_vec())))
     }
 

@@ -9,6 +9,7 @@ use unimo_data::{SkipList, Source, Split};
 use unimo_report::record::{EvalRecord, RecallRecord};
 
 use crate::error::TrainError;
+use crate::evaluators::base_to_novel::BaseToNovel;
 use crate::evaluators::bitext::Translations;
 use crate::evaluators::captions::Captions;
 use crate::evaluators::grad_cam::GradCam;
@@ -58,7 +59,9 @@ pub fn run(
         recipe.eval.grad_cam.is_some(),
         recipe.eval.bitext.is_some(),
         recipe.eval.key_words.is_some(),
+        recipe.eval.base_to_novel.is_some(),
     ];
+    let targets = opened.targets();
     for split in splits.iter().filter(|_| own.contains(&true)) {
         let skip = SkipList::in_memory(recipe.data.max_skipped);
         let held_out = HeldOut {
@@ -67,10 +70,14 @@ pub fn run(
             concepts: opened.concepts.clone(),
             codes: opened.codes.clone(),
             tokenizer: &opened.tokenizer,
-            targets: None,
+            targets: targets.as_ref(),
             split: *split,
         };
         let mut found = Vec::new();
+        if let Some(config) = &recipe.eval.base_to_novel {
+            let both = BaseToNovel::open(config, recipe, &held_out)?;
+            found.extend(both.evaluate(&weights, say)?);
+        }
         if let Some(config) = &recipe.eval.grad_cam {
             let grad_cam = GradCam::open(config, recipe, &held_out)?;
             found.extend(grad_cam.evaluate(&weights, say)?);

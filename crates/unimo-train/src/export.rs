@@ -21,6 +21,7 @@ use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::export;
 use unimo_encoders::names::Names;
 use unimo_encoders::public::{OWN, bert, bridgetower, clip, folder_of, vit};
+use unimo_encoders::text::TextTower;
 use unimo_encoders::weights::Dtype;
 use unimo_objectives::ObjectivesConfig;
 use unimo_report::record::{EvalRecord, Figure, PredictionsRecord};
@@ -171,6 +172,15 @@ pub fn run(args: &ExportArgs) -> Result<PathBuf, TrainError> {
     let write =
         |json, tensors| write_as(json, tensors, Readers::Transformers("AutoModel".to_owned()));
     match (args.part, &source.network, &source.config) {
+        (Part::Text, Network::Pair(_), NetworkConfig::Pair { model: config, .. })
+            if config.text.tower == TextTower::Clip =>
+        {
+            return Err(TrainError::Check(
+                "no format of exports holds CLIP's text tower by itself; the whole model is exported, and embed and the other commands \
+                 take the run"
+                    .to_owned(),
+            ));
+        }
         (Part::Text, Network::Pair(model), NetworkConfig::Pair { model: config, .. }) => write(
             bert::to_json(&config.text),
             named(&model.backbone.text, &bert::spellings()[0], args)?,

@@ -50,6 +50,11 @@ impl Freezing {
             && stage.is_none_or(|stage| stage.learns(name))
     }
 
+    /// Whether this is a weight that learns in no stage, whatever its stages say. Queues and teachers are no weights.
+    pub fn never_learns(&self, name: &str) -> bool {
+        self.able.contains_key(name) && !self.learns(None, name)
+    }
+
     /// The model where only what learns tracks a gradient.
     #[must_use]
     pub fn apply(&self, model: Model, stage: Option<&Stage>) -> Model {

@@ -24,7 +24,7 @@ use crate::recipe::{LabelsConfig, Overrides, Recipe, Task, TaskConfig};
 use crate::resuming;
 use crate::run::{CONCEPTS, RunFolder};
 use crate::tasks::labels::{self, Labels};
-use crate::tasks::{self, Judged, Targets, candidates};
+use crate::tasks::{self, Judged, Targets};
 use crate::trained::{chosen_step, load_model};
 
 /// Settings of `unimo eval` for a run's weights.
@@ -179,7 +179,7 @@ impl Named {
             });
         }
         let mut model = *model;
-        notes.extend(candidates::give(
+        notes.extend(tasks::give(
             &mut model,
             &recipe,
             &text.tokenizer,

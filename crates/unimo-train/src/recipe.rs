@@ -31,7 +31,9 @@ use unimo_objectives::teacher::TeacherConfig;
 
 use crate::error::TrainError;
 use crate::hub;
-pub use crate::recipe::eval::{BitextConfig, During, EvalConfig, LossesConfig, PromptsConfig};
+pub use crate::recipe::eval::{
+    BaseToNovelConfig, BitextConfig, During, EvalConfig, LossesConfig, PromptsConfig,
+};
 pub use crate::recipe::init::InitConfig;
 pub use crate::recipe::log::LogConfig;
 use crate::recipe::nearest::nearest;
@@ -67,6 +69,9 @@ built_in![
     "unimo3-vqa-tiny",
     "unimo3-answers-tiny",
     "vit-classes-tiny",
+    "clip-tiny",
+    "mmrl-tiny",
+    "mmrl-base",
     "bert-sst2-minilm",
     "unimo3-vqa-small",
     "unimo3-statements-tiny",
@@ -584,6 +589,13 @@ impl Recipe {
             "{}",
             "needs [objectives.psl], which predicts words of an image",
         )?;
+        ConfigError::unless(
+            self.eval.base_to_novel.is_none() || self.objectives.prompts.is_some(),
+            "eval.base_to_novel",
+            "{}",
+            "needs [objectives.prompts], which tells classes by their names",
+        )?;
+        self.check_representation()?;
         if let Some(config) = &self.eval.bitext {
             let fits = config.validate_with(&self.model);
             fits.map_err(|e| e.within("bitext").within("eval"))?;

@@ -7,7 +7,7 @@ use unimo_encoders::fusion::{FusionConfig, Levels, Link};
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::joint::JointConfig;
 use unimo_encoders::quantiser::{Choice, QuantiserConfig};
-use unimo_encoders::text::{Positions, TextEncoderConfig};
+use unimo_encoders::text::{Positions, TextEncoderConfig, TextTower};
 
 /// The sizes of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +139,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
     BackboneConfig {
         initializer_range: 0.02,
         text: TextEncoderConfig {
+            tower: TextTower::Bert,
             vocab_size: size.vocabulary,
             width,
             layers: uni_modal(size.text_layers),
@@ -196,6 +197,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
         }),
         outside: None,
         image_tags: mvp,
+        representation: None,
         joint: match family {
             Family::Unimo3 | Family::Meter => None,
             Family::Unimo2 => Some(joint(

@@ -31,11 +31,12 @@ use unimo_core::lora;
 use unimo_core::parameters;
 use unimo_data::processor;
 use unimo_encoders::backbone::BackboneConfig;
+use unimo_encoders::clip::ClipConfig;
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::import::{Allow, Report, import};
 use unimo_encoders::names::{Names, covers};
 use unimo_encoders::public::{best, clip, folder_of, meter};
-use unimo_encoders::text::TextEncoderConfig;
+use unimo_encoders::text::{TextEncoderConfig, TextTower};
 use unimo_encoders::weights::Weights;
 
 use crate::error::TrainError;
@@ -79,6 +80,10 @@ fn spellings(kind: Whole, model: &BackboneConfig) -> Vec<Names> {
             .flat_map(pretrained::bridgetower_names)
             .collect(),
         Whole::Albef => vec![pretrained::albef_names(model)],
+        Whole::Clip => ["objectives.prompts", "objectives.itc"]
+            .into_iter()
+            .flat_map(clip::backbone_spellings)
+            .collect(),
     };
     // Of two spellings that give as much, the first is taken: a head for ranking, if there is one.
     let matching = all.clone().into_iter().map(pretrained::ranking_by_matching);
@@ -93,6 +98,12 @@ const OF_TEACHERS: [&str; 4] = [
     "objectives.psl.distil",
 ];
 
+/// What is learned beside a frozen CLIP, which no checkpoint of CLIP has.
+const LEARNED_BESIDE_CLIP: [&str; 2] = [
+    "backbone.representation",
+    "objectives.prompts.token_projection",
+];
+
 /// Parameters that such a checkpoint cannot have, since its model has no such part.
 fn lacks(kind: Whole) -> Vec<String> {
     let own: Vec<String> = match kind {
@@ -103,6 +114,7 @@ fn lacks(kind: Whole) -> Vec<String> {
             .collect(),
         Whole::Unimo => return Vec::new(),
         Whole::BridgeTower | Whole::Albef => Vec::new(),
+        Whole::Clip => LEARNED_BESIDE_CLIP.map(str::to_owned).to_vec(),
     };
     let of_teachers = OF_TEACHERS.into_iter().map(str::to_owned);
     own.into_iter().chain(of_teachers).collect()
@@ -214,6 +226,21 @@ fn whole(
     let (kind, path) = Whole::parse(given).map_err(TrainError::of_recipe)?;
     let path = hub::resolve(path)?;
     let mut notes = Vec::new();
+    if kind == Whole::Clip {
+        let public = pretrained::describe(&path, None)?;
+        let NetworkConfig::Clip(theirs) = &public.config else {
+            return Err(wrong_kind("init.whole", given, &public, "a CLIP"));
+        };
+        let mut found = clip_contradictions(recipe, theirs);
+        if let Some(ours) = &recipe.model.image {
+            found.extend(image_contradictions(ours, &theirs.image));
+            let (pixels, said) = pixel_contradictions(recipe, &path, &public, &theirs.image)?;
+            found.extend(pixels);
+            notes.extend(said);
+        }
+        agree(&found, &path)?;
+        notes.extend(public.notes.iter().cloned());
+    }
     let described = folder_of(&path).join("config.json").is_file();
     if kind == Whole::BridgeTower && described {
         let public = pretrained::describe(&path, None)?;
@@ -238,7 +265,7 @@ fn whole(
             }
             agree(&found, &path)?;
         }
-    } else {
+    } else if kind != Whole::Clip {
         notes.push(format!(
             "{} says nothing of epsilons, activations and how images are normalised: those of the recipe are taken",
             path.display()
@@ -529,6 +556,44 @@ fn text_contradictions(recipe: &Recipe, theirs: &TextEncoderConfig) -> Vec<Contr
     if !fits {
         let (ours, theirs) = (ours.vocab_size.to_string(), theirs.vocab_size.to_string());
         found.insert(0, ("model.text.vocab_size".to_owned(), ours, theirs));
+    }
+    found
+}
+
+/// CLIP's text tower and the width of its common space.
+fn clip_contradictions(recipe: &Recipe, theirs: &ClipConfig) -> Vec<Contradiction> {
+    let ours = &recipe.model.text;
+    let mut found = contradictions!(
+        "model.text",
+        ours,
+        theirs.text,
+        vocab_size,
+        width,
+        layers,
+        heads,
+        feed_forward,
+        max_positions,
+        activation,
+        layer_norm_eps,
+    );
+    if ours.tower != TextTower::Clip {
+        found.push((
+            "model.text.tower".to_owned(),
+            "bert".to_owned(),
+            "clip".to_owned(),
+        ));
+    }
+    let prompts = recipe.objectives.prompts.as_ref();
+    let contrast = recipe.objectives.itc.as_ref();
+    let widths = [
+        ("prompts", prompts.map(|prompts| prompts.width)),
+        ("itc", contrast.map(|itc| itc.width)),
+    ];
+    for (key, width) in widths {
+        if let Some(width) = width.filter(|width| *width != theirs.width) {
+            let (key, theirs) = (format!("objectives.{key}.width"), theirs.width.to_string());
+            found.push((key, width.to_string(), theirs));
+        }
     }
     found
 }

@@ -10,7 +10,7 @@ use crate::error::TrainError;
 use crate::model::Model;
 use crate::recipe::Recipe;
 use crate::run::RunFolder;
-use crate::tasks::candidates;
+use crate::tasks;
 
 /// A run's model for evaluation: the moving average of its weights if there is one.
 ///
@@ -82,9 +82,9 @@ pub(crate) fn load_model(
     let mut model = reader
         .module(section, Model::blank(&recipe, device))?
         .materialize();
-    if model.objectives.answers.is_some() {
+    if model.objectives.answers.is_some() || model.objectives.prompts.is_some() {
         let labels = run.labels()?;
-        candidates::give(&mut model, &recipe, &run.tokenizer()?, labels.as_ref())?;
+        tasks::give(&mut model, &recipe, &run.tokenizer()?, labels.as_ref())?;
     }
     Ok(model)
 }

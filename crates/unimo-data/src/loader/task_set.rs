@@ -142,6 +142,12 @@ impl TaskSet {
         self.each.left_out()
     }
 
+    /// The answer of each sample, where one is known.
+    pub fn answers(&self) -> impl Iterator<Item = String> {
+        let label = |number: usize| self.each.label(self.split(), self.index(number)).ok();
+        (0..self.len()).filter_map(move |number| label(number)?.answer)
+    }
+
     /// One sentence: the data set and its size.
     pub fn describe(&self) -> String {
         self.each.describe()

@@ -146,11 +146,26 @@ pub enum SceneTexts {
     Expressions,
     /// None: images alone, whose class is their number of objects, as a word.
     Classes,
+    /// One, of scenes with objects of one kind: their number, colour and shape, such as `two red circles`.
+    Names,
+    /// None: images alone of objects of one kind, whose class is that kind, such as `red circle`: one of 64.
+    Kinds,
 }
 
 impl SceneTexts {
     fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether scenes have texts at all.
+    fn are_told(self) -> bool {
+        !matches!(self, Self::Classes | Self::Kinds)
+    }
+}
+
+impl ScenesConfig {
+    fn shows_one_kind(&self) -> bool {
+        matches!(self.texts, SceneTexts::Names | SceneTexts::Kinds)
     }
 }
 
@@ -175,6 +190,10 @@ impl SourceConfig for ScenesConfig {
         // There are about 100,000 descriptions that may be held out; finding unused ones gets slow.
         range(&format!("{table}.val"), self.val, 0, 20_000)?;
         range(&format!("{table}.test"), self.test, 0, 20_000)?;
+        if self.shows_one_kind() {
+            let held_out = self.val + self.test;
+            range(&format!("{table}.val + test"), held_out, 0, MOST_OF_KINDS)?;
+        }
         range(&format!("{table}.size"), self.size as usize, 32, 4096)
     }
 
@@ -202,6 +221,9 @@ pub struct Scenes {
 /// One description in this many is kept for held-out scenes.
 const HELD_OUT_IN: u64 = 8;
 
+/// Most held-out scenes of one kind of objects: about 500 descriptions of them may be held out.
+const MOST_OF_KINDS: usize = 400;
+
 impl Scenes {
     /// The source's name in places.
     const NAME: &'static str = "scenes";
@@ -218,7 +240,9 @@ impl Scenes {
                 let attempt = (0..)
                     .find(|attempt| {
                         let (description, _) = scenes.description(split, index, *attempt);
-                        description.is_held_out() && seen.insert(description.key())
+                        scenes.shows(&description)
+                            && description.is_held_out()
+                            && seen.insert(description.key())
                     })
                     .unwrap_or(0);
                 scenes.held_out[split].push(attempt);
@@ -240,7 +264,7 @@ impl Scenes {
                 let mut attempt = 0;
                 loop {
                     let drawn = self.description(split, index, attempt);
-                    if !drawn.0.is_held_out() {
+                    if self.shows(&drawn.0) && !drawn.0.is_held_out() {
                         break drawn;
                     }
                     attempt += 1;
@@ -248,6 +272,11 @@ impl Scenes {
             }
         };
         Scene::new(description, self.config.size, &mut random)
+    }
+
+    /// Whether the corpus has such scenes.
+    fn shows(&self, description: &Description) -> bool {
+        !self.config.shows_one_kind() || description.groups().len() == 1
     }
 
     /// The language of a split's texts.
@@ -309,6 +338,13 @@ impl Scenes {
                 let (_, label) = answered((String::new(), scene.description.objects().to_owned()));
                 (Vec::new(), vec![label])
             }
+            SceneTexts::Names => (vec![scene.description.first.named()], Vec::new()),
+            SceneTexts::Kinds => {
+                let first = scene.description.first;
+                let kind = kinds::name(first.colour, first.shape);
+                let (_, label) = answered((String::new(), kind));
+                (Vec::new(), vec![label])
+            }
         }
     }
 
@@ -342,7 +378,9 @@ impl Scenes {
             SceneTexts::Questions
             | SceneTexts::Statements
             | SceneTexts::Expressions
-            | SceneTexts::Classes => Vec::new(),
+            | SceneTexts::Classes
+            | SceneTexts::Names
+            | SceneTexts::Kinds => Vec::new(),
         }
     }
 
@@ -350,7 +388,11 @@ impl Scenes {
     fn roles_of(&self, split: Split, scene: &Scene) -> Vec<TextRole> {
         let description = &scene.description;
         self.language(split).each(match self.config.texts {
-            SceneTexts::Captions | SceneTexts::Expressions | SceneTexts::Classes => Vec::new(),
+            SceneTexts::Captions
+            | SceneTexts::Expressions
+            | SceneTexts::Classes
+            | SceneTexts::Names
+            | SceneTexts::Kinds => Vec::new(),
             SceneTexts::Questions => vec![TextRole::Question; description.questions().len()],
             SceneTexts::Statements => {
                 let statements = description.statements().into_iter();
@@ -389,6 +431,8 @@ impl Source for Scenes {
                 SceneTexts::Statements => "with true and false statements",
                 SceneTexts::Expressions => "with expressions for groups of objects",
                 SceneTexts::Classes => "their numbers of objects as classes",
+                SceneTexts::Names => "named by the kind of their objects",
+                SceneTexts::Kinds => "the kinds of their objects as classes",
             },
             match self.config.language {
                 SceneLanguage::English => "",
@@ -418,7 +462,7 @@ impl Source for Scenes {
 
     fn offers(&self) -> Offers {
         Offers {
-            captions: self.config.texts != SceneTexts::Classes,
+            captions: self.config.texts.are_told(),
             translations: self.config.language == SceneLanguage::Both,
             alignments: self.config.language == SceneLanguage::Both,
             ..Offers::default()
@@ -429,9 +473,9 @@ impl Source for Scenes {
         SplitFacts {
             all_describe: matches!(
                 self.config.texts,
-                SceneTexts::Captions | SceneTexts::Expressions
+                SceneTexts::Captions | SceneTexts::Expressions | SceneTexts::Names
             ),
-            languages: self.config.texts != SceneTexts::Classes,
+            languages: self.config.texts.are_told(),
             ..SplitFacts::default()
         }
     }

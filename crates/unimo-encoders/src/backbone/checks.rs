@@ -6,6 +6,7 @@ use super::{BackboneConfig, TAG_TYPE};
 use crate::fusion::FusionConfig;
 use crate::joint::JointConfig;
 use crate::registry::OutsideImage;
+use crate::text::TextTower;
 
 impl BackboneConfig {
     /// Checks every value, alone and against the others.
@@ -70,6 +71,16 @@ impl BackboneConfig {
             )?;
         }
         self.check_drop_path()?;
+        ConfigError::unless(
+            self.text.tower == TextTower::Bert || !self.is_fused(),
+            "text.tower",
+            "clip",
+            "must be \"bert\" with [model.fusion] or [model.joint]: CLIP has two towers alone",
+        )?;
+        if let Some(tokens) = &self.representation {
+            let checked = tokens.validate_with(&self.text, self.image.as_ref(), self.image_tags);
+            checked.map_err(|e| e.within("representation"))?;
+        }
         match (&self.fusion, &self.joint) {
             (None, None) => Ok(()),
             (Some(fusion), None) => {

@@ -12,7 +12,7 @@ use crate::backbone::BackboneConfig;
 use crate::fusion::{FusionConfig, Levels, Link};
 use crate::image::ImageEncoderConfig;
 use crate::names::{Form, Names, Rule, rule};
-use crate::text::{Positions, TextEncoderConfig};
+use crate::text::{Positions, TextEncoderConfig, TextTower};
 use crate::weights::Weights;
 
 /// Names of [`crate::image::ImageEncoder`] in timm and ALBEF.
@@ -109,6 +109,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
     Ok(BackboneConfig {
         initializer_range: 0.02,
         text: TextEncoderConfig {
+            tower: TextTower::Bert,
             vocab_size,
             width,
             layers: text,
@@ -164,6 +165,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
         }),
         outside: None,
         image_tags: false,
+        representation: None,
         joint: None,
     })
 }

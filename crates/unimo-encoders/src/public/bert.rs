@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::{activation, epsilon_and_dropout, heads_divide, object, only, parse, sizes};
 use crate::names::{Form, Names, Rule, join, rule};
-use crate::text::{Positions, TextEncoderConfig};
+use crate::text::{Positions, TextEncoderConfig, TextTower};
 
 /// Names of [`crate::text::TextEncoder`].
 #[rustfmt::skip]
@@ -195,6 +195,7 @@ pub fn config(json: &serde_json::Value) -> Result<TextEncoderConfig, String> {
         &"absolute",
     )?;
     Ok(TextEncoderConfig {
+        tower: TextTower::Bert,
         vocab_size: config.vocab_size,
         width: config.hidden_size,
         layers: config.num_hidden_layers,

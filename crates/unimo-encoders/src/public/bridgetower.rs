@@ -268,6 +268,7 @@ pub fn config(json: &serde_json::Value) -> Result<BackboneConfig, String> {
         }),
         outside: None,
         image_tags: false,
+        representation: None,
         joint: None,
         text,
     })

@@ -87,6 +87,17 @@ const OPENAI_TEXT_PROJECTION: &[Rule] = &[rule(
     Form::Tensor,
 )];
 
+/// Tensors of OpenAI's and OpenCLIP's checkpoints that follow from others.
+const OPENAI_UNUSED: &[&str] = &[
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+    "attn_mask",
+    "text.attn_mask",
+    "transformer.resblocks.*.attn_mask",
+    "text.transformer.resblocks.*.attn_mask",
+];
+
 /// All spellings of both towers together.
 pub fn spellings() -> Vec<Names> {
     let mut spellings = vec![hugging_face()];
@@ -100,18 +111,50 @@ pub fn spellings() -> Vec<Names> {
                 ("", "", OPENAI_PROJECTIONS),
                 ("", text, OPENAI_TEXT_PROJECTION),
             ],
-            &[
-                "input_resolution",
-                "context_length",
-                "vocab_size",
-                "attn_mask",
-                "text.attn_mask",
-                "transformer.resblocks.*.attn_mask",
-                "text.transformer.resblocks.*.attn_mask",
-            ],
+            OPENAI_UNUSED,
         ));
     }
     spellings
+}
+
+const TEXT_EMBEDDINGS: &[Rule] = &[TEXT[0], TEXT[1]];
+const TEXT_NORM: &[Rule] = &[TEXT[2]];
+const OPENAI_TEXT_EMBEDDINGS: &[Rule] = &[OPENAI_TEXT[0], OPENAI_TEXT[1]];
+const OPENAI_TEXT_NORM: &[Rule] = &[OPENAI_TEXT[2]];
+
+/// All spellings of both towers as a backbone has them, which trains them, with the projections in an objective's head of this name.
+pub fn backbone_spellings(head: &str) -> Vec<Names> {
+    // A head without a learned temperature leaves CLIP's.
+    let hugging_face = Names::new(
+        [
+            ("backbone.text", "text_model", TEXT_EMBEDDINGS),
+            ("backbone.text.clip", "text_model", TEXT_NORM),
+            ("backbone.text.clip", "text_model", IMAGE),
+            ("backbone.image", "vision_model", IMAGE),
+            (head, "", PROJECTIONS),
+        ],
+        &[
+            "logit_scale",
+            "text_model.embeddings.position_ids",
+            "vision_model.embeddings.position_ids",
+        ],
+    );
+    let openai = ["", "text"].map(|text| {
+        Names::new(
+            [
+                ("backbone.text", text, OPENAI_TEXT_EMBEDDINGS),
+                ("backbone.text.clip", text, OPENAI_TEXT_NORM),
+                ("backbone.text.clip", text, OPENAI_BLOCKS),
+                ("backbone.image", "visual", OPENAI_IMAGE),
+                ("backbone.image", "visual", OPENAI_BLOCKS),
+                (head, "", OPENAI_PROJECTIONS),
+                (head, text, OPENAI_TEXT_PROJECTION),
+            ],
+            OPENAI_UNUSED,
+        )
+        .leaving(&["logit_scale"])
+    });
+    std::iter::once(hugging_face).chain(openai).collect()
 }
 
 /// Both towers as Hugging Face stores them.

@@ -8,7 +8,7 @@ use super::{Shapes, bert, heads_of};
 use crate::backbone::BackboneConfig;
 use crate::fusion::{FusionConfig, Levels, Link};
 use crate::names::{Form, Names, Rule, rule};
-use crate::text::{Positions, TextEncoderConfig};
+use crate::text::{Positions, TextEncoderConfig, TextTower};
 use crate::weights::Weights;
 
 /// Names of [`crate::fusion::CrossModalEncoder`] that METER and BridgeTower share.
@@ -141,6 +141,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
     Ok(BackboneConfig {
         initializer_range: 0.02,
         text: TextEncoderConfig {
+            tower: TextTower::Bert,
             vocab_size,
             width: text_width,
             layers: shapes.blocks("text_transformer.encoder.layer.", ".output.dense.weight"),
@@ -187,6 +188,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
         }),
         outside: None,
         image_tags: false,
+        representation: None,
         joint: None,
     })
 }

@@ -290,6 +290,26 @@ impl Weights {
         })
     }
 
+    /// The same with the tensors of one section of a further file, which are none of these.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or has no such section, or one of its tensors is in both.
+    pub fn and_section(mut self, path: &Path, section: &str) -> Result<Self, WeightsError> {
+        let further = Self::open_section(path, section)?;
+        let before = self.containers.len();
+        for (name, entry) in further.entries {
+            if self.entries.contains_key(&name) {
+                let reason = format!("holds `{name}`, as {} does", self.path.display());
+                return Err(WeightsError::content(path, reason));
+            }
+            let container = before + entry.container;
+            self.entries.insert(name, Entry { container, ..entry });
+        }
+        self.containers.extend(further.containers);
+        Ok(self)
+    }
+
     /// Opens one section of a safetensors file: tensors whose names begin with `section` and a dot, by the rest of their names.
     ///
     /// # Errors

@@ -139,6 +139,11 @@ impl SafetensorsFile {
             .collect()
     }
 
+    /// The checksum of each tensor, by name; none in a file without.
+    pub fn checksums(&self) -> &BTreeMap<String, u32> {
+        &self.checksums
+    }
+
     /// Every tensor, without the checksums.
     pub fn infos(&self) -> Vec<(String, TensorInfo)> {
         let info = |name: &String| Some((name.clone(), self.info(name)?));

@@ -8,6 +8,7 @@
 //! | [`snli_ve`] | what the image says of a sentence | the fused pair | cross-entropy |
 //! | [`ranking`] | which text belongs to an image; needs no labels | fused pairs, true and wrong ones | cross-entropy over texts |
 //! | [`classes`] | the class of an image | the image encoder | cross-entropy |
+//! | [`prompts`] | the class of an image, by its name | a frozen CLIP with representation tokens | cross-entropy, and distance from CLIP |
 //! | [`sentences`] | the class of a text, or a number | the text encoder, or one stream over it | cross-entropy, or squared error |
 //! | [`grounding`] | the box that an expression refers to | the fused pair | distance of the coordinates, and generalised IoU |
 //! | [`locate`] | the same box, from the attention that it supervises | attention of the text to patches | divergence from where the box lies |
@@ -27,6 +28,7 @@ pub mod labels;
 pub mod locate;
 pub mod nlvr2;
 pub mod pair;
+pub mod prompts;
 pub mod ranking;
 pub mod region_scoring;
 pub mod sentences;

@@ -9,7 +9,7 @@ use unimo_encoders::fusion::{FusionConfig, Levels, Link};
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::joint::JointConfig;
 use unimo_encoders::region::{Place, RegionEncoderConfig, RegionForm};
-use unimo_encoders::text::{Positions, TextEncoderConfig};
+use unimo_encoders::text::{Positions, TextEncoderConfig, TextTower};
 
 /// Width of every encoder.
 pub const WIDTH: usize = 8;
@@ -17,6 +17,7 @@ pub const WIDTH: usize = 8;
 /// A text encoder of 20 words and up to 8 positions.
 pub fn text() -> TextEncoderConfig {
     TextEncoderConfig {
+        tower: TextTower::Bert,
         vocab_size: 20,
         width: WIDTH,
         layers: 1,
@@ -124,6 +125,7 @@ pub fn towers() -> BackboneConfig {
         regions: None,
         outside: None,
         image_tags: false,
+        representation: None,
         fusion: None,
         joint: None,
     }

@@ -4,6 +4,7 @@
 //! A recipe's `[eval]` lists the evaluators; `eval.select` names the number that selects the best weights of a run. A new evaluator
 //! is a file here and a line in [`open`], or is registered from another crate ([`registry`]).
 
+pub mod base_to_novel;
 pub mod bitext;
 pub(crate) mod boxes;
 pub mod captions;
@@ -30,6 +31,7 @@ use unimo_data::{
 use unimo_report::record::EvalRecord;
 
 use crate::error::TrainError;
+use crate::evaluators::base_to_novel::BaseToNovel;
 use crate::evaluators::bitext::Translations;
 use crate::evaluators::captions::Captions;
 use crate::evaluators::grad_cam::GradCam;
@@ -159,6 +161,9 @@ pub fn open(
     }
     if let Some(config) = &recipe.eval.bitext {
         all.push(Box::new(Translations::open(config, recipe, held_out)?));
+    }
+    if let Some(config) = &recipe.eval.base_to_novel {
+        all.push(Box::new(BaseToNovel::open(config, recipe, held_out)?));
     }
     for section in recipe.eval.outside.each() {
         all.push(registry::open(section, recipe, held_out)?);

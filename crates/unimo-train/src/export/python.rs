@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use unimo_encoders::backbone::BackboneConfig;
+use unimo_encoders::text::TextTower;
 use unimo_encoders::weights::Dtype;
 use unimo_objectives::ObjectivesConfig;
 
@@ -53,6 +54,9 @@ pub fn refusal(model: &BackboneConfig) -> Option<&'static str> {
     }
     if model.outside.is_some() {
         return Some("its image encoder is one of another crate");
+    }
+    if model.text.tower == TextTower::Clip {
+        return Some("its text encoder is CLIP's, model.text.tower = \"clip\"");
     }
     None
 }

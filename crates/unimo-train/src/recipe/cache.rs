@@ -2,6 +2,7 @@
 
 use unimo_batch::ConfigError;
 use unimo_encoders::names::covers;
+use unimo_objectives::Settings;
 use unimo_objectives::kept::KeptOf;
 use unimo_objectives::request::{By, ImageForm, Request, TextForm, What};
 
@@ -12,6 +13,20 @@ use crate::recipe::stages::Stage;
 const ENCODERS: [(KeptOf, &str, &str); 2] = [
     (KeptOf::Image, "image", "backbone.image"),
     (KeptOf::Text, "text", "backbone.text"),
+];
+
+/// Parameters of every part of CLIP, which are frozen where tokens learn.
+const OF_CLIP: [&str; 10] = [
+    "backbone.text.word_embedding.weight",
+    "backbone.text.position_embedding.weight",
+    "backbone.text.clip.layers.0.attention.query.weight",
+    "backbone.text.clip.final_norm.weight",
+    "backbone.image.patch_embedding.weight",
+    "backbone.image.class_embedding",
+    "backbone.image.layers.0.attention.query.weight",
+    "backbone.image.post_norm.weight",
+    "objectives.prompts.text_projection.weight",
+    "objectives.prompts.image_projection.weight",
 ];
 
 /// What is kept in a stage.
@@ -120,6 +135,42 @@ impl Recipe {
                 .find_map(|request| changes(encoder, request))?;
             Some(format!("objectives.{key} {reads}"))
         })
+    }
+
+    /// Checks that tokens of a frozen CLIP are read by an objective, and that CLIP is frozen where they are.
+    pub(crate) fn check_representation(&self) -> Result<(), ConfigError> {
+        let each = self.objectives.each().into_iter();
+        let reads = |settings: &dyn Settings| {
+            let requests = settings.requests().into_iter();
+            let mut images = requests.map(|request| request.what);
+            images.any(|what| what == What::Image(ImageForm::Represented))
+        };
+        let readers: Vec<&str> = each
+            .filter(|(_, settings)| reads(*settings))
+            .map(|(key, _)| key)
+            .collect();
+        ConfigError::unless(
+            self.model.representation.is_none() || !readers.is_empty(),
+            "model.representation",
+            "{}",
+            "must be absent: no objective of this recipe reads its tokens, as [objectives.prompts] does",
+        )?;
+        for stage in self.stages() {
+            let trained = readers.iter().any(|key| stage.trains(key));
+            let learning = OF_CLIP.iter().find(|name| self.learns(&stage, name));
+            if let Some(name) = learning.filter(|_| trained) {
+                return ConfigError::unless(
+                    false,
+                    "train.freeze",
+                    format_args!("{:?}", self.train.freeze),
+                    format_args!(
+                        "must have \"backbone.text\", \"backbone.image\", \"objectives.prompts.text_projection\" and \
+                         \"objectives.prompts.image_projection\": tokens are for a frozen CLIP, and {name} learns"
+                    ),
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Whether a parameter learns in a stage, with its adapter if it has one.

@@ -66,6 +66,9 @@ pub struct EvalConfig {
     /// Translations of held-out texts, found by the text encoder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bitext: Option<BitextConfig>,
+    /// Known and new classes of held-out images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_to_novel: Option<BaseToNovelConfig>,
     /// The evaluators of other crates.
     #[serde(flatten, skip_deserializing)]
     pub outside: OutsideSections,
@@ -130,6 +133,7 @@ impl Default for EvalConfig {
             key_words: None,
             grad_cam: None,
             bitext: None,
+            base_to_novel: None,
             outside: OutsideSections::default(),
         }
     }
@@ -244,6 +248,16 @@ pub struct BitextConfig {
     pub pooling: Pooling,
     /// Number of pairs of each two languages, drawn at random if there are more; 0: all.
     pub limit: usize,
+}
+
+/// `[eval.base_to_novel]`: how well held-out images are told, those of the labels among the labels (base) and those of other classes among
+/// these (novel), with the harmonic mean of both, and CLIP as it is beside them. It needs `[objectives.prompts]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BaseToNovelConfig {
+    /// The new classes; none: every class of the training data that is no label.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub novel: Vec<String>,
 }
 
 /// `eval.bitext.pooling`: what a text is after a layer.

@@ -56,7 +56,8 @@ impl Layers {
 /// `init`: a table, or `"KIND:PATH"` alone for `whole`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct InitConfig {
-    /// A whole checkpoint, `KIND:PATH`; kinds are `unimo` (a run of one's own), `meter`, `bridgetower` and `albef`.
+    /// A whole checkpoint, `KIND:PATH`; kinds are `unimo` (a run of one's own), `meter`, `bridgetower`, `albef` and `clip` (both
+    /// towers and their projections).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub whole: Option<String>,
     /// The text encoder: a folder, or a Hugging Face id.
@@ -138,14 +139,16 @@ pub(crate) enum Whole {
     Meter,
     BridgeTower,
     Albef,
+    Clip,
 }
 
 impl Whole {
-    const ALL: [(&'static str, Self); 4] = [
+    const ALL: [(&'static str, Self); 5] = [
         ("unimo", Self::Unimo),
         ("meter", Self::Meter),
         ("bridgetower", Self::BridgeTower),
         ("albef", Self::Albef),
+        ("clip", Self::Clip),
     ];
 
     /// The kind and the path of `KIND:PATH`.
@@ -158,7 +161,7 @@ impl Whole {
             key: "init".to_owned(),
             value: format!("\"{given}\""),
             allowed:
-                "must be \"unimo:RUN\", \"meter:PATH\", \"bridgetower:PATH\" or \"albef:PATH\", or a table with text and image"
+                "must be \"unimo:RUN\", \"meter:PATH\", \"bridgetower:PATH\", \"albef:PATH\" or \"clip:PATH\", or a table with text and image"
                     .to_owned(),
         })
     }
@@ -180,7 +183,7 @@ impl InitConfig {
             own || parts || self.layers.is_none(),
             "init.layers",
             format_args!("{:?}", self.layers),
-            "must be absent with a whole METER, BridgeTower or ALBEF, whose depth must be the recipe's",
+            "must be absent with a whole METER, BridgeTower, ALBEF or CLIP, whose depth must be the recipe's",
         )?;
         ConfigError::unless(
             own || self.parts.is_empty(),

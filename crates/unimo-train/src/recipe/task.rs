@@ -121,7 +121,7 @@ fn fits(config: &TaskConfig, task: Option<Task>) -> Result<(), ConfigError> {
         "must be absent: only samples of classes are counted by class",
     )?;
     match &config.labels {
-        LabelsConfig::Classes => ConfigError::unless(
+        LabelsConfig::Classes { .. } => ConfigError::unless(
             class,
             "labels.kind",
             "\"classes\"",
@@ -166,7 +166,11 @@ pub enum LabelsConfig {
     },
     /// The classes of the training data: in the order of a benchmark whose labels are numbered, else sorted by name as `ImageFolder`
     /// does.
-    Classes,
+    Classes {
+        /// Which of them are labels.
+        #[serde(default, skip_serializing_if = "ClassPart::is_default")]
+        part: ClassPart,
+    },
     /// As they stand here.
     List {
         /// The labels in the order of the head.
@@ -179,6 +183,24 @@ pub enum LabelsConfig {
     },
 }
 
+/// Which classes of the data are labels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassPart {
+    /// All of them.
+    #[default]
+    All,
+    /// The first half of them in their order, rounded up: those that are learned when others are to be told too (base-to-novel). Images of
+    /// the others are not trained on, and counted.
+    Base,
+}
+
+impl ClassPart {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl TaskConfig {
     /// Checks every value.
     ///
@@ -188,7 +210,7 @@ impl TaskConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let checked = match &self.labels {
             LabelsConfig::Count { least, .. } => config::positive("least", *least),
-            LabelsConfig::Classes => Ok(()),
+            LabelsConfig::Classes { .. } => Ok(()),
             LabelsConfig::List { names } => {
                 numbered(names).map(drop).map_err(|reason| ConfigError {
                     key: "names".to_owned(),

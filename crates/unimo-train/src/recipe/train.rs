@@ -70,6 +70,10 @@ pub struct TrainConfig {
     /// track no gradient, are not decayed and have no moments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub freeze: Vec<String>,
+    /// Whether parameters that never learn are written once, into a file of their own beside the checkpoints, which then hold what learns
+    /// alone. It needs `freeze` or `lora`, and no `ema`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen_apart: bool,
     /// Whether what frozen encoders give for an image or a text is computed once and kept, in the run's folder `features`. Losses are the
     /// same to the last bit on a CPU. It needs an encoder in which nothing learns, without dropout, and inputs that do not change: no
     /// augmentation of images, no hidden words. A text is kept for each length that its batches are padded to: with `data.pad = "max"`
@@ -276,6 +280,15 @@ impl TrainConfig {
         }
         if let Some(decay) = self.ema {
             config::probability("ema", decay)?;
+        }
+        if self.frozen_apart {
+            let frozen = !self.freeze.is_empty() || self.lora.is_some();
+            ConfigError::unless(
+                frozen && self.ema.is_none(),
+                "frozen_apart",
+                true,
+                "needs train.freeze or train.lora, and no train.ema, whose averages are of all parameters",
+            )?;
         }
         if let Some(gigabytes) = self.cache_gb {
             config::above_zero("cache_gb", gigabytes)?;

@@ -1,7 +1,8 @@
 //! `init = "unimo:RUN"`: the weights of an earlier run or of an export, whole or by parts.
 //!
 //! A model starts from the run's best weights, or from those of the checkpoint that is named. Tokenizer, phrases and tags are the
-//! run's own, since the rows of the word embedding mean its words. Only objectives that the run does not have are new.
+//! run's own, since the rows of the word embedding mean its words. Only objectives and representation tokens that the run does not have
+//! are new.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,8 @@ use unimo_encoders::names::{Form, Names, Rule, covers, rule};
 use unimo_encoders::public::{Kind, folder_of};
 use unimo_encoders::weights::Weights;
 use unimo_objectives::pretraining::itm::Head;
-use unimo_objectives::tasks::ranking;
 use unimo_objectives::tasks::summary::Pooling;
+use unimo_objectives::tasks::{prompts, ranking};
 
 use crate::checkpoint;
 use crate::error::TrainError;
@@ -89,7 +90,7 @@ const SPLIT: &str = "backbone.joint.split";
 
 /// Lists of blocks in the sections of `[model]`, below the section's parameters.
 const BLOCKS: [(&str, &[&str]); 5] = [
-    ("text", &["layers"]),
+    ("text", &["layers", "clip.layers"]),
     ("image", &["layers"]),
     ("regions", &["layers"]),
     ("fusion", &["text.layers", "image.layers"]),
@@ -253,7 +254,13 @@ impl OwnRun {
             (Place::Run(_), None) => Some("model"),
         };
         let mut weights = match section {
-            Some(section) => Weights::open_section(&self.checkpoint, section)?,
+            Some(section) => {
+                let own = Weights::open_section(&self.checkpoint, section)?;
+                match checkpoint::frozen_beside(&self.checkpoint)? {
+                    Some(frozen) => own.and_section(&frozen, section)?,
+                    None => own,
+                }
+            }
             None => Weights::open(&self.checkpoint)?,
         };
         let (model, merged) = self.with_its_adapters(model, &weights, &read);
@@ -264,6 +271,16 @@ impl OwnRun {
             let rules = ranking::OWN_MATCHING_NAMES;
             names = names.and(Names::new(
                 [("objectives.ranking", "objectives.itm", rules)],
+                &[],
+            ));
+        }
+        let projects = recipe.objectives.prompts.is_some()
+            && self.recipe.objectives.prompts.is_none()
+            && self.recipe.objectives.itc.is_some();
+        if projects {
+            let rules = prompts::OWN_CONTRAST_NAMES;
+            names = names.and(Names::new(
+                [("objectives.prompts", "objectives.itc", rules)],
                 &[],
             ));
         }
@@ -301,6 +318,10 @@ impl OwnRun {
         unexpected.push("teacher".to_owned());
         let mut missing = heads(&own, &theirs);
         missing.extend(splits.then(|| SPLIT.to_owned()));
+        // Tokens are what is learned beside a run's encoders.
+        if self.recipe.model.representation.is_none() {
+            missing.push("backbone.representation".to_owned());
+        }
         let allow = Allow {
             missing,
             unexpected,
@@ -323,6 +344,12 @@ impl OwnRun {
             notes.push(format!(
                 "that run had adapters on {merged} of these linear layers, which are added to the weights"
             ));
+        }
+        if projects {
+            notes.push(
+                "the projections of [objectives.prompts] are those of the run's [objectives.itc]"
+                    .to_owned(),
+            );
         }
         if ranks {
             notes.push(

@@ -9,7 +9,7 @@ use unimo_objectives::Predicts;
 
 use crate::error::TrainError;
 use crate::files;
-use crate::recipe::task::{LabelsConfig, Task, numbered};
+use crate::recipe::task::{ClassPart, LabelsConfig, Task, numbered};
 
 /// The file of a run's labels, beside its tokenizer: a JSON list.
 pub const FILE_NAME: &str = "labels.json";
@@ -88,7 +88,7 @@ impl Labels {
                 let line = format!("{} labels, from {}", labels.len(), path.display());
                 Ok((labels, line))
             }
-            LabelsConfig::Classes => Self::classes(source),
+            LabelsConfig::Classes { part } => Self::classes(source, *part),
             LabelsConfig::Count { least, held_out } => {
                 let mut splits = vec![Split::Train];
                 splits.extend(held_out.then_some(Split::Val));
@@ -97,8 +97,26 @@ impl Labels {
         }
     }
 
-    /// The classes of the training split.
-    fn classes(source: &dyn Source) -> Result<(Self, String), TrainError> {
+    /// The classes of the training split, or some of them.
+    fn classes(source: &dyn Source, part: ClassPart) -> Result<(Self, String), TrainError> {
+        let (mut all, line) = Self::all_classes(source)?;
+        let count = all.len();
+        if part == ClassPart::All {
+            return Ok((all, line));
+        }
+        all.names.truncate(count.div_ceil(2));
+        let base = Self::new(all.names).map_err(|reason| {
+            TrainError::Check(format!(
+                "task.labels.part = \"base\" {reason}: it takes the first half of {count} classes; the data is {}",
+                source.describe()
+            ))
+        })?;
+        let line = format!("{}; the first {} of {count} are learned", line, base.len());
+        Ok((base, line))
+    }
+
+    /// Every class of the training split.
+    fn all_classes(source: &dyn Source) -> Result<(Self, String), TrainError> {
         let wrong = |reason: String| {
             TrainError::Check(format!(
                 "task.labels of kind \"classes\" {reason}; the data is {}",

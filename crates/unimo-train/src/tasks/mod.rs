@@ -4,11 +4,13 @@
 //! most one. Its head stays with the objective; its labels are a file of the run, [`labels::FILE_NAME`].
 
 pub(crate) mod candidates;
+pub(crate) mod class_texts;
 pub mod judge;
 pub mod labels;
 pub mod predict;
 mod targets;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use unimo_batch::ConfigError;
@@ -19,6 +21,7 @@ use unimo_data::{
 use unimo_objectives::Predicts;
 
 use crate::error::TrainError;
+use crate::model::Model;
 use crate::recipe::Recipe;
 use crate::recipe::{Task, TaskConfig};
 use crate::tasks::labels::Labels;
@@ -123,10 +126,10 @@ pub(crate) fn for_task(
     }
     if let Some((shots, seed)) = targets.shots {
         let counts = each.keep(spec.split, (shots, seed), &|label| targets.class(label))?;
-        let fewer = counts.values().filter(|count| **count < shots).count();
-        let fewer = match fewer {
+        let fewer = targets.fewer(&counts, shots);
+        let fewer = match fewer.len() {
             0 => String::new(),
-            _ => format!("; {fewer} classes have fewer"),
+            count => format!("; {count} classes have fewer: {}", listed(&fewer)),
         };
         say(format!(
             "task.shots: {} samples are trained on, {shots} of each of {} classes{fewer}",
@@ -137,6 +140,33 @@ pub(crate) fn for_task(
     spec.source = Arc::new(each);
     spec.targets = Some(Arc::<Targets>::clone(targets));
     Ok(())
+}
+
+/// Gives a model what it knows of the labels beside their number: their words, which some tasks rank or read. Returns lines for the user.
+///
+/// # Errors
+///
+/// There are no labels, or their words do not fit the model.
+pub(crate) fn give(
+    model: &mut Model,
+    recipe: &Recipe,
+    tokenizer: &TextTokenizer,
+    labels: Option<&Labels>,
+) -> Result<Vec<String>, TrainError> {
+    let answers = candidates::give(model, recipe, tokenizer, labels)?;
+    let classes = class_texts::give(model, recipe, tokenizer, labels)?;
+    Ok(answers.into_iter().chain(classes).collect())
+}
+
+/// Some of these words, for a message.
+pub(crate) fn listed(all: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let more = match all.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let shown: Vec<&str> = all.iter().take(SHOWN).map(String::as_str).collect();
+    format!("{}{more}", shown.join(", "))
 }
 
 /// What texts are trained on and judged for, in the words of an error.
@@ -176,6 +206,23 @@ impl Judged<'_> {
         };
         let predicts = self.targets.map(|targets| targets.task.predicts);
         self.chosen(split, &judges, predicts.map_or("a text", wanted))
+    }
+
+    /// The samples of a split whose answer is one of these, as many as `eval.limit` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
+    pub(crate) fn answered(
+        &self,
+        split: Split,
+        answers: &HashMap<String, usize>,
+    ) -> Result<TaskSet, TrainError> {
+        let one_of = |label: &Label| {
+            let answer = label.answer.as_ref();
+            Ok(answer.is_some_and(|answer| answers.contains_key(answer)))
+        };
+        self.chosen(split, &one_of, "one of the classes that are told apart")
     }
 
     /// The samples of a split whose texts refer to a box, as many as `eval.limit` says.

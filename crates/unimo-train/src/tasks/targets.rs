@@ -1,5 +1,7 @@
 //! What is to be predicted of each sample.
 
+use std::collections::BTreeMap;
+
 use unimo_batch::Target;
 use unimo_data::{Label, MakeTarget};
 use unimo_eval::vqa::{normalise, soft_score};
@@ -7,6 +9,7 @@ use unimo_objectives::{AnsweredBy, Predicts};
 
 use crate::recipe::Recipe;
 use crate::recipe::Task;
+use crate::recipe::task::{ClassPart, LabelsConfig};
 use crate::tasks::labels::Labels;
 
 /// Makes targets of labels, for one task.
@@ -18,6 +21,8 @@ pub struct Targets {
     pub labels: Option<Labels>,
     /// Whether answers are looked up as they were written.
     pub raw_answers: bool,
+    /// Whether the data has classes beside the labels, whose samples are left out.
+    pub partial: bool,
     /// How many samples of each class are trained on, and the seed that chooses them; `None`: all.
     pub shots: Option<(usize, u64)>,
 }
@@ -36,6 +41,7 @@ impl Targets {
             task,
             labels,
             raw_answers: recipe.task.as_ref().is_some_and(|task| task.raw_answers),
+            partial: is_partial(recipe),
             shots: recipe
                 .task
                 .as_ref()
@@ -49,6 +55,19 @@ impl Targets {
             Target::Labels(labels) => labels.first().map(|(label, _)| *label),
             Target::Unknown | Target::Number(_) | Target::Box(_) => None,
         }
+    }
+
+    /// The labels of which fewer than `shots` samples are trained on, each with its number.
+    pub(crate) fn fewer(&self, counts: &BTreeMap<u32, usize>, shots: usize) -> Vec<String> {
+        let names = self.labels.iter().flat_map(|labels| labels.names());
+        let counted = (0..).zip(names).map(|(label, name)| {
+            let count = counts.get(&label).copied().unwrap_or(0);
+            (name, count)
+        });
+        let fewer = counted.filter(|(_, count)| *count < shots);
+        fewer
+            .map(|(name, count)| format!("{name:?} ({count})"))
+            .collect()
     }
 
     /// The target of a label.
@@ -78,6 +97,7 @@ impl Targets {
             }
             (Predicts::Class { .. }, Some(labels)) => match labels.number(answer) {
                 Some(number) => Ok(Target::Labels(vec![(number, 1.0)])),
+                None if self.partial => Ok(Target::Unknown),
                 None => Err(format!("the label {answer:?} is none of {}", some(labels))),
             },
             (Predicts::Number, _) => match answer.trim().parse::<f32>() {
@@ -139,13 +159,24 @@ impl Targets {
     ///
     /// Its label is none that the task can give. An answer that is none of many is judged: it cannot be given, and counts as wrong.
     pub(crate) fn judges(&self, label: &Label, all: bool) -> Result<bool, String> {
-        self.made(label)?;
+        let made = self.made(label)?;
         let known = match self.task.predicts {
             Predicts::Box => label.bounds.is_some(),
+            // A sample of a class that is no label is judged elsewhere.
+            Predicts::Class { .. } if self.partial => made != Target::Unknown,
             _ => label.answer.is_some(),
         };
         Ok(all || known)
     }
+}
+
+/// Whether a recipe's labels are only some classes of its data.
+fn is_partial(recipe: &Recipe) -> bool {
+    let labels = recipe.task.as_ref().map(|task| &task.labels);
+    let base = LabelsConfig::Classes {
+        part: ClassPart::Base,
+    };
+    labels == Some(&base) || recipe.eval.base_to_novel.is_some()
 }
 
 /// VQA's score of an answer that `count` of the people gave. A set with one answer per question says that it is right.
@@ -187,6 +218,7 @@ mod tests {
             },
             labels: Some(Labels::new(names).unwrap()),
             raw_answers: false,
+            partial: false,
             shots: None,
         }
     }

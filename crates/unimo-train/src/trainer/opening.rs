@@ -27,7 +27,7 @@ use crate::rates::Rates;
 use crate::rewards;
 use crate::run::RunFolder;
 use crate::starting;
-use crate::tasks::{Targets, candidates};
+use crate::tasks::{self, Targets};
 use crate::tensorboard::EventWriter;
 
 /// Share of truncated captions from which on they are reported.
@@ -113,9 +113,9 @@ impl Trainer {
         }
         let longest = recipe.data.max_text_length;
         let reward = rewards::give(&mut state.model, &*source, &tokenizer, longest)?;
-        let mut same = None;
+        let mut same = Vec::new();
         for model in std::iter::once(&mut state.model).chain(&mut state.ema) {
-            same = candidates::give(model, &recipe, &tokenizer, labels.as_ref())?;
+            same = tasks::give(model, &recipe, &tokenizer, labels.as_ref())?;
         }
         let targets = Targets::of(&recipe, labels).map(Arc::new);
         let step = state.step;

@@ -42,7 +42,9 @@ impl Trainer {
         let folder = self.run.checkpoints();
         let failed = self.failed.take();
         let saved = ranks::first(&self.world, "the checkpoint of rank 0", || {
-            let saved = checkpoint::save(&folder, self.state(), &self.begun);
+            let apart = self.recipe.train.frozen_apart;
+            let apart = |name: &str| apart && self.freezing.never_learns(name);
+            let saved = checkpoint::save_apart(&folder, self.state(), &self.begun, &apart);
             let saved = saved.map_err(|error| TrainError::Unsaved {
                 step: self.state().step,
                 error: Box::new(error),

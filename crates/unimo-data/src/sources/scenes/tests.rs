@@ -427,3 +427,35 @@ fn expressions_refer_to_one_group() {
     }
     assert_eq!(kinds.len(), 3, "{kinds:?}");
 }
+
+/// Scenes of one kind of objects: the class is what the text of the same scene names.
+#[test]
+fn kinds_are_what_names_say() {
+    let of = |texts| {
+        Scenes::new(ScenesConfig {
+            train: 60,
+            val: 60,
+            size: 32,
+            texts,
+            ..ScenesConfig::default()
+        })
+    };
+    let (named, kinds) = (of(SceneTexts::Names), of(SceneTexts::Kinds));
+    assert!(named.offers().captions && !kinds.offers().captions);
+    let known = kinds::names();
+    for split in [Split::Train, Split::Val] {
+        for index in 0..60 {
+            let texts = named.captions(split, index).unwrap();
+            let labels = kinds.annotations(split, index).unwrap().labels;
+            let kind = labels[0].answer.as_ref().unwrap();
+            assert!(known.contains(kind), "{kind}");
+            let (colour, shape) = kind.split_once(' ').unwrap();
+            assert_eq!(texts.len(), 1);
+            let words: Vec<&str> = texts[0].split(' ').collect();
+            assert!(
+                words[1] == colour && words[2].starts_with(&shape[..4]),
+                "{texts:?} {kind}"
+            );
+        }
+    }
+}

@@ -36,6 +36,11 @@ impl Group {
         )
     }
 
+    /// `a red circle`, `two blue stars`.
+    pub(super) fn named(self) -> String {
+        counted(self.count, self.colour.name, self.shape)
+    }
+
     /// `red circle`, `blue stars`.
     pub(super) fn short(self) -> String {
         format!("{} {}", self.colour.name, self.shape.name(self.count))
