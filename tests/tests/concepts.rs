@@ -79,6 +79,7 @@ fn the_joint_encoder_equals_the_reference() {
         drop_path: 0.0,
         image_class: false,
         grounding: None,
+        interleaved: None,
     };
     let encoder = reference.fill(config.init(&mut Init::new(&reference.device, 0)), "");
     let (text, image) = (

@@ -85,6 +85,7 @@ fn encoder(reference: &Reference) -> JointEncoder {
         drop_path: 0.0,
         image_class: true,
         grounding: Some(quantiser(Choice::TopK, 12, reference.number("k"))),
+        interleaved: None,
     };
     config.validate().unwrap();
     let blank = config.init(&mut Init::new(&reference.device, 0));

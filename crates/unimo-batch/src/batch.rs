@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::regions::Regions;
+use crate::slices::Slices;
 
 /// One step's samples. Row `i` of every part belongs to `samples[i]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -36,6 +37,9 @@ pub struct Batch {
     pub references: Vec<Vec<Vec<i32>>>,
     /// `[B]`: what a task predicts of each sample; empty if the loader was not asked for it.
     pub targets: Vec<Target>,
+    /// Each sample as a sequence of images and sentences, if the loader was asked for it. Its images and sentences are tables of their own.
+    #[serde(default)]
+    pub slices: Option<Slices>,
 }
 
 /// What a task predicts of a sample.

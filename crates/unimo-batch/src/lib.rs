@@ -5,6 +5,7 @@ pub mod config;
 mod joined;
 mod regions;
 pub mod registry;
+mod slices;
 
 pub use batch::{
     Batch, Entailment, Images, LEVELS, MaskSpec, MaskUnit, MaskedTexts, PatchMaskKind,
@@ -13,3 +14,4 @@ pub use batch::{
 pub use config::ConfigError;
 pub use joined::{JOINED, JoinForm, JoinPositions, JoinSpec, KEY, QUERY, SidesSpec};
 pub use regions::{HiddenRegions, NO_CLASS, RegionLabels, RegionMaskSpec, Regions};
+pub use slices::{Slice, Slices};

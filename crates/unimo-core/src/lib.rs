@@ -17,6 +17,7 @@
 //! # }
 //! ```
 
+pub mod alignment;
 pub mod attention;
 pub mod average;
 pub mod blocks;

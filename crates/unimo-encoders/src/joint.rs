@@ -22,7 +22,9 @@
 //! Shape legend: `B` rows, `Lt` text positions, `Lv` image positions, the class tokens first, `C` class tokens (1, or 2 for a
 //! distilled DeiT), `K` grounded tokens, `D` width.
 
-use burn::module::Module;
+pub mod interleaved;
+
+use burn::module::{Module, Param};
 use burn::tensor::{Bool, Device, FloatDType, Int, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
@@ -33,6 +35,7 @@ use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, LayerNorm};
 use unimo_core::mask::{Hidden, PaddingMask, PairMask};
 
+use self::interleaved::InterleavedConfig;
 use crate::output::{FusionOutput, Grounded};
 use crate::quantiser::{Quantised, Quantiser, QuantiserConfig};
 
@@ -62,6 +65,9 @@ pub struct JointConfig {
     /// Grounded tokens between text and image; if absent, the two see each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grounding: Option<QuantiserConfig>,
+    /// It also reads stories, sequences of images and sentences ([`interleaved`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interleaved: Option<InterleavedConfig>,
 }
 
 impl JointConfig {
@@ -69,6 +75,17 @@ impl JointConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.block().validate()?;
         config::positive("layers", self.layers)?;
+        if let Some(interleaved) = &self.interleaved {
+            interleaved
+                .validate()
+                .map_err(|e| e.within("interleaved"))?;
+            ConfigError::unless(
+                self.grounding.is_none(),
+                "interleaved",
+                "{}",
+                "must be absent beside grounding: grounded tokens are those of one image and one text",
+            )?;
+        }
         match &self.grounding {
             Some(grounding) => grounding.validate().map_err(|e| e.within("grounding")),
             None => Ok(()),
@@ -104,6 +121,10 @@ impl JointConfig {
             layers: (0..self.layers)
                 .map(|layer| PostNormBlock::new(init, &block.at(layer, self.layers)))
                 .collect(),
+            slice_embedding: self
+                .interleaved
+                .as_ref()
+                .map(|config| init.normal([config.slices, self.width])),
             class_tokens,
             config: self.clone(),
         }
@@ -121,6 +142,8 @@ pub struct JointEncoder {
     pub dropout: Dropout,
     /// Blocks.
     pub layers: Vec<PostNormBlock>,
+    /// `[S, D]`: the places of slices in a story, if it reads stories.
+    pub slice_embedding: Option<Param<Tensor<2>>>,
     /// `C`.
     pub class_tokens: usize,
     /// What it was made from.
@@ -441,6 +464,7 @@ mod tests {
             dropout: 0.0,
             drop_path: 0.0,
             image_class: true,
+            interleaved: None,
             grounding: grounded.then_some(QuantiserConfig {
                 codes: 12,
                 tokens: 3,

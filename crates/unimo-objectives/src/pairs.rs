@@ -9,7 +9,7 @@ use unimo_encoders::output::{FusionOutput, Keep};
 
 use crate::encoded::Encoded;
 use crate::labels::ints;
-use crate::request::{By, ImageKind, Table, TextKind};
+use crate::request::{By, ImageKind, SliceForm, Table, TextKind};
 
 /// Samples to send through the cross-modal encoder together: the text of sample `texts[i]` with the image of sample `images[i]`. If
 /// the batch lacks a modality, its list is empty.
@@ -37,6 +37,8 @@ pub struct Pairs {
     pub sides: Sides,
     /// Whether the first position's attention within its text is read, [`FusionOutput::class_attention`].
     pub class_attention: bool,
+    /// Whether they are no pairs but stories, which one stream reads from left to right: `texts` are the samples.
+    pub stories: bool,
     /// Samples for which a wrong partner was wanted and not found, because all others show the same image.
     pub without_negative: usize,
 }
@@ -45,6 +47,15 @@ impl Pairs {
     /// Pairs each sample's text with its own image.
     pub fn matched(samples: usize) -> Self {
         Self::of_rows((0..samples).collect())
+    }
+
+    /// The stories of a batch, all of its samples.
+    pub fn stories(samples: usize) -> Self {
+        Self {
+            images: Vec::new(),
+            stories: true,
+            ..Self::matched(samples)
+        }
     }
 
     /// Pairs the text of each of these samples with its own image.
@@ -211,6 +222,7 @@ struct Pass {
     /// What any of the pairs reads.
     sides: Sides,
     class_attention: bool,
+    stories: bool,
     /// The rows of text and image in their tables.
     rows: Vec<Row>,
     places: HashMap<Row, usize>,
@@ -223,13 +235,14 @@ impl Pass {
     fn new(pairs: &Pairs) -> Self {
         Self {
             by: pairs.by,
-            text: (!pairs.texts.is_empty()).then(|| pairs.text.table()),
+            text: (!pairs.texts.is_empty() && !pairs.stories).then(|| pairs.text.table()),
             image: (!pairs.images.is_empty() && pairs.second.is_none()).then_some(pairs.image),
             second: pairs.second.as_ref().map(TextKind::table),
             hidden_tokens: pairs.hidden_tokens.clone(),
             layers: pairs.layers,
             sides: pairs.sides,
             class_attention: pairs.class_attention,
+            stories: pairs.stories,
             rows: Vec::new(),
             places: HashMap::new(),
         }
@@ -245,6 +258,7 @@ impl Pass {
             && self.text == other.text
             && self.image == other.image
             && self.second == other.second
+            && self.stories == other.stories
     }
 
     /// Adds the pairs that are not there yet; returns the row of each pair.
@@ -266,6 +280,9 @@ impl Pass {
     }
 
     fn run(&self, backbone: &Backbone, encoded: &Encoded, keep: Keep) -> FusionOutput {
+        if self.stories {
+            return encoded.stories(self.by, SliceForm::InOrder).fuse(backbone);
+        }
         let texts = self.texts(encoded);
         let second = self.second(encoded);
         let images = self.images(encoded);

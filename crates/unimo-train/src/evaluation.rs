@@ -13,6 +13,7 @@ use crate::evaluators::bitext::Translations;
 use crate::evaluators::captions::Captions;
 use crate::evaluators::grad_cam::GradCam;
 use crate::evaluators::key_words::KeyWords;
+use crate::evaluators::stories::Stories;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::{self, Retrieval};
 use crate::evaluators::task::Predictions;
@@ -58,6 +59,7 @@ pub fn run(
         recipe.eval.grad_cam.is_some(),
         recipe.eval.bitext.is_some(),
         recipe.eval.key_words.is_some(),
+        recipe.eval.stories.is_some(),
     ];
     for split in splits.iter().filter(|_| own.contains(&true)) {
         let skip = SkipList::in_memory(recipe.data.max_skipped);
@@ -83,6 +85,10 @@ pub fn run(
             && let Some(words) = KeyWords::open(config, recipe, &held_out, say)?
         {
             found.extend(words.evaluate(&weights, say)?);
+        }
+        if let Some(config) = &recipe.eval.stories {
+            let stories = Stories::open(config, recipe, &held_out)?;
+            found.extend(stories.evaluate(&weights, say)?);
         }
         records.extend(found.into_iter().map(|record| EvalRecord {
             split: labelled(&record.split, options),

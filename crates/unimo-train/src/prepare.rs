@@ -10,7 +10,7 @@ use unimo_data::{
     Offers, PatchCodes, PatchMask, Readable, Rewrite as _, Source, Split, Switch, TextTokenizer,
     TokenizerConfig,
 };
-use unimo_objectives::request::{Request, TextForm, What};
+use unimo_objectives::request::{Request, SliceForm, TextForm, What};
 
 use crate::data::codes::make;
 use crate::data::concepts::count;
@@ -74,7 +74,12 @@ fn given_tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer
 fn reads_texts(recipe: &Recipe) -> bool {
     let each = recipe.objectives.each().into_iter();
     each.flat_map(|(_, settings)| settings.requests())
-        .any(|request| matches!(request.what, What::Text(_) | What::Words))
+        .any(|request| {
+            matches!(
+                request.what,
+                What::Text(_) | What::Words | What::Slices(SliceForm::InOrder)
+            )
+        })
 }
 
 /// Checks that the data can have what the objectives read, as far as the source as a whole tells.
@@ -206,9 +211,11 @@ fn lacks(requests: &[Request], offers: &Offers) -> Vec<&'static str> {
     let needed = || requests.iter().filter(|request| !request.optional);
     let image = needed().any(|request| matches!(request.what, What::Image(_) | What::Codes));
     let text = needed().any(|request| matches!(request.what, What::Text(_) | What::Words));
+    let stories = needed().any(|request| matches!(request.what, What::Slices(_)));
     let all = [
         ("images", image && !offers.images),
         ("texts", text && !offers.captions),
+        ("stories", stories && offers.slices == 0),
         (
             TRANSLATIONS,
             reads_translations(requests) && !offers.translations,
@@ -508,6 +515,10 @@ pub fn for_keys(
     });
     spec.sides = inputs.sides;
     spec.references = inputs.references;
+    let joint = recipe.model.joint.as_ref();
+    let interleaved = joint.and_then(|joint| joint.interleaved.as_ref());
+    let slices = interleaved.filter(|_| inputs.slices);
+    spec.slices = slices.map(|interleaved| interleaved.slices);
     spec.hide_regions = inputs.region_mask.map(|mask| HideRegions {
         mask,
         labels: inputs.region_labels,

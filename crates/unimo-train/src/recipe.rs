@@ -99,6 +99,8 @@ built_in![
     "uc2-base",
     "m3p-tiny",
     "m3p-base",
+    "sugar-tiny",
+    "sugar-base",
     "unimo3-vqa-base",
     "unimo3-nlvr2-base",
     "unimo3-snli-ve-base",
@@ -582,6 +584,12 @@ impl Recipe {
             "eval.key_words",
             "{}",
             "needs [objectives.psl], which predicts words of an image",
+        )?;
+        ConfigError::unless(
+            self.eval.stories.is_none() || self.model.reads_stories(),
+            "eval.stories",
+            "{}",
+            "needs a stream that reads stories, [model.joint.interleaved], and an image encoder of pixels, [model.image]",
         )?;
         if let Some(config) = &self.eval.bitext {
             let fits = config.validate_with(&self.model);

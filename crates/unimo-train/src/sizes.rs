@@ -130,6 +130,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             drop_path: 0.0,
             image_class,
             grounding,
+            interleaved: None,
         };
     let (codes, tokens) = dictionary(size);
     let mvp = family == Family::Mvp;

@@ -99,6 +99,12 @@ impl BackboneConfig {
             }
             (None, Some(joint)) => {
                 joint.validate().map_err(|e| e.within("joint"))?;
+                ConfigError::unless(
+                    joint.interleaved.is_none() || self.reads_pixels(),
+                    "joint.interleaved",
+                    "{}",
+                    "needs an image encoder of pixels, [model.image]: the images of stories are pixels",
+                )?;
                 let text = Some(("text", self.text.width));
                 for (key, width) in [text, images].into_iter().flatten() {
                     ConfigError::unless(

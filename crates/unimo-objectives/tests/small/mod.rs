@@ -110,6 +110,7 @@ pub fn joint() -> JointConfig {
         drop_path: 0.0,
         image_class: true,
         grounding: None,
+        interleaved: None,
     }
 }
 

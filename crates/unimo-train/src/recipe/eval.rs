@@ -66,6 +66,9 @@ pub struct EvalConfig {
     /// Translations of held-out texts, found by the text encoder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bitext: Option<BitextConfig>,
+    /// Held-out stories, found among those that differ by their order or by one attribute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stories: Option<StoriesEvalConfig>,
     /// The evaluators of other crates.
     #[serde(flatten, skip_deserializing)]
     pub outside: OutsideSections,
@@ -130,6 +133,7 @@ impl Default for EvalConfig {
             key_words: None,
             grad_cam: None,
             bitext: None,
+            stories: None,
             outside: OutsideSections::default(),
         }
     }
@@ -153,6 +157,14 @@ impl EvalConfig {
                 .search
                 .validate()
                 .map_err(|e| e.within("search").within("captions"))?;
+        }
+        if let Some(stories) = &self.stories {
+            ConfigError::unless(
+                stories.pool >= 2,
+                "stories.pool",
+                stories.pool,
+                "must be at least 2: one candidate is always found",
+            )?;
         }
         self.outside.validate()
     }
@@ -244,6 +256,26 @@ pub struct BitextConfig {
     pub pooling: Pooling,
     /// Number of pairs of each two languages, drawn at random if there are more; 0: all.
     pub limit: usize,
+}
+
+/// `[eval.stories]`: whether a held-out story told again is nearer to its first telling than to tellings in another order, with one attribute
+/// changed, and of other stories. The model must read stories; `eval.limit` does not count for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoriesEvalConfig {
+    /// Candidates of a query, at least: stories are put into pools until each has so many.
+    pub pool: usize,
+    /// Stories whose alignments the report shows.
+    pub examples: usize,
+}
+
+impl Default for StoriesEvalConfig {
+    fn default() -> Self {
+        Self {
+            pool: 200,
+            examples: 2,
+        }
+    }
 }
 
 /// `eval.bitext.pooling`: what a text is after a layer.
