@@ -40,7 +40,7 @@ def local(cosines, sigma, band):
     log = -(1 - cosines) / sigma**2
     if band:
         apart = (torch.arange(n)[:, None] - torch.arange(m)).abs()
-        log = log + (1 - apart / band).clamp(min=0).double().log()
+        log = log + (1 - apart.double() / band).clamp(min=0).log()
     return log - (2 - log.exp()).log()
 
 

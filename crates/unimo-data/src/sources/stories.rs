@@ -251,6 +251,23 @@ impl Source for Stories {
         Ok(captions.into_iter().take(1).collect())
     }
 
+    /// What a telling is drawn from: to tell all stories of an epoch would take minutes when a run begins.
+    fn identify(
+        &self,
+        split: Split,
+        index: usize,
+        give: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), SampleError> {
+        let config = &self.config;
+        let [number, telling] = self.numbers(index);
+        let [least, most] = config.scenes.map(|scenes| scenes as u64);
+        let size = u64::from(config.size);
+        for part in [config.seed, split as u64, number, telling, least, most, size] {
+            give(&part.to_le_bytes());
+        }
+        Ok(())
+    }
+
     fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         let of = [self.config.seed, split as u64, index as u64];
         Ok(hash(Stream::Picture, &of))
