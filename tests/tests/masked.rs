@@ -70,7 +70,7 @@ fn model() -> BackboneConfig {
             drop_path: 0.0,
             image_class: true,
             grounding: None,
-        interleaved: None,
+            interleaved: None,
         }),
     }
 }

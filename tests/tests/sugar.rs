@@ -141,7 +141,10 @@ impl Toy {
         let mut config = self.recipe.objectives.clone();
         config.alignment = Some(alignment.clone());
         config.validate().unwrap();
-        let heads = config.init(&mut Init::new(&self.reference.device, 0), &self.recipe.model);
+        let heads = config.init(
+            &mut Init::new(&self.reference.device, 0),
+            &self.recipe.model,
+        );
         parameters::replace(heads, |name, _| self.reference.known(name))
     }
 
@@ -181,7 +184,12 @@ impl Toy {
 
     fn run(&self, heads: &Objectives, batch: Batch, only: &str) -> Step {
         heads
-            .together(&|key| key == only, &self.backbone, &[batch], &self.reference.device)
+            .together(
+                &|key| key == only,
+                &self.backbone,
+                &[batch],
+                &self.reference.device,
+            )
             .batch(0, Draws::new(1))
             .unwrap()
     }
@@ -223,7 +231,10 @@ fn other_stories_and_padding_change_nothing() {
     let own = toy.recipe.objectives.alignment.clone().unwrap();
     let heads = toy.heads(&own);
     let loss = |batch: Batch, key: &str| -> f32 {
-        toy.run(&heads, batch, key).results[0].loss.clone().into_scalar()
+        toy.run(&heads, batch, key).results[0]
+            .loss
+            .clone()
+            .into_scalar()
     };
     for key in ["lm", "alignment"] {
         let before = loss(toy.batch(), key);
@@ -255,7 +266,10 @@ fn what_a_batch_lacks_is_skipped() {
     let mut one = toy.batch();
     one.samples.truncate(1);
     one.slices.as_mut().unwrap().stories.truncate(1);
-    assert_eq!(toy.run(&heads, one.clone(), "alignment").skipped, ["alignment"]);
+    assert_eq!(
+        toy.run(&heads, one.clone(), "alignment").skipped,
+        ["alignment"]
+    );
     assert_eq!(toy.run(&heads, one, "lm").results.len(), 1);
 }
 
@@ -266,12 +280,20 @@ fn settings_that_do_nothing_are_refused() {
             data: None,
             set: set.iter().map(|set| (*set).to_owned()).collect(),
         };
-        Recipe::load("sugar-tiny", &overrides).unwrap_err().to_string()
+        Recipe::load("sugar-tiny", &overrides)
+            .unwrap_err()
+            .to_string()
     };
     for (set, key) in [
-        (vec!["objectives.alignment.temperatures=[0.1, 0.1]"], "temperatures"),
+        (
+            vec!["objectives.alignment.temperatures=[0.1, 0.1]"],
+            "temperatures",
+        ),
         (vec!["objectives.alignment.loss=kl"], "temperatures"),
-        (vec!["objectives.alignment.targets={ learned = 7 }"], "targets.learned"),
+        (
+            vec!["objectives.alignment.targets={ learned = 7 }"],
+            "targets.learned",
+        ),
         (vec!["model.joint.interleaved=none"], "interleaved"),
         (vec!["objectives.lm.texts_alone=true"], "stories"),
         (vec!["objectives.alignment.sigma=0"], "sigma"),

@@ -16,6 +16,8 @@
 //!
 //! Shape legend: `N`, `M` lengths of two sequences.
 
+use std::num::NonZero;
+
 use serde::{Deserialize, Serialize};
 
 /// What becomes of `log K~`, which falls with the length of the sequences.
@@ -62,12 +64,7 @@ impl Kernel {
     ) -> Local {
         let scale = 1.0 / (self.sigma * self.sigma);
         let value = |i: usize, j: usize| {
-            let weight = self.band.map_or(0.0, |band| {
-                let apart = i.abs_diff(j) as f64 / band as f64;
-                (1.0 - apart).max(0.0).ln()
-            });
-            // Rounding may put a cosine above 1.
-            let log = weight - (1.0 - cosine(i, j)).max(0.0) * scale;
+            let log = self.weight(i, j).ln() - distance(cosine(i, j)) * scale;
             log - (2.0 - log.exp()).ln()
         };
         let places = (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j)));
@@ -76,6 +73,50 @@ impl Kernel {
             columns,
             values: places.map(|(i, j)| value(i, j)).collect(),
         }
+    }
+
+    /// `w` of two places.
+    fn weight(&self, i: usize, j: usize) -> f64 {
+        self.band.map_or(1.0, |band| {
+            (1.0 - i.abs_diff(j) as f64 / band as f64).max(0.0)
+        })
+    }
+
+    /// `log K` without a logarithm for each pair: rows of `M` are divided by their largest number, whose logarithms add up. `None` where a number
+    /// is too small beside it, which a narrow sigma does; then [`Local::log_kernel`] tells.
+    fn log_kernel(
+        &self,
+        [rows, columns]: [usize; 2],
+        cosine: impl Fn(usize, usize) -> f64,
+    ) -> Option<f64> {
+        let scale = 1.0 / (self.sigma * self.sigma);
+        let mut before = vec![0.0; columns + 1];
+        let mut row = before.clone();
+        before[0] = 1.0;
+        let mut log = 0.0;
+        for i in 0..rows {
+            let mut largest = 0.0f64;
+            for j in 0..columns {
+                let weight = self.weight(i, j);
+                let near = weight * (-distance(cosine(i, j)) * scale).exp();
+                let reached = near / (2.0 - near) * (before[j] + before[j + 1] + row[j]);
+                if reached < LEAST && weight > 0.0 {
+                    return None;
+                }
+                row[j + 1] = reached;
+                largest = largest.max(reached);
+            }
+            if largest == 0.0 {
+                // A band leaves no alignment.
+                return Some(f64::NEG_INFINITY);
+            }
+            let factor = 1.0 / largest;
+            row.iter_mut().for_each(|number| *number *= factor);
+            log += largest.ln();
+            before[0] = 0.0;
+            std::mem::swap(&mut before, &mut row);
+        }
+        Some(log + before[columns].ln())
     }
 
     /// `log K~` after tempering, from `log K` of two sequences with each other and of each with itself.
@@ -95,20 +136,33 @@ impl Kernel {
 
     /// The similarities of sequences with each other, `K~` after tempering, `[B, B]`, row-major. `cosine` compares two elements by their
     /// numbers, which the sequences list.
-    pub fn gram(&self, sequences: &[Vec<usize>], cosine: impl Fn(usize, usize) -> f64) -> Vec<f64> {
-        let log = |a: &[usize], b: &[usize]| {
-            self.local([a.len(), b.len()], |i, j| cosine(a[i], b[j])).log_kernel()
+    pub fn gram(
+        &self,
+        sequences: &[Vec<usize>],
+        cosine: impl Fn(usize, usize) -> f64 + Sync,
+    ) -> Vec<f64> {
+        // Each sequence with itself and with those before it.
+        let row = |a: usize| -> Vec<f64> {
+            let own = &sequences[a];
+            let log = |other: &Vec<usize>| {
+                let lengths = [own.len(), other.len()];
+                let between = |i: usize, j: usize| cosine(own[i], other[j]);
+                let found = self.log_kernel(lengths, between);
+                found.unwrap_or_else(|| self.local(lengths, between).log_kernel())
+            };
+            sequences[..=a].iter().map(log).collect()
         };
-        let own: Vec<f64> = sequences.iter().map(|a| log(a, a)).collect();
         let count = sequences.len();
+        let elements: usize = sequences.iter().map(Vec::len).sum();
+        let logs = rows(count, elements * elements, &row);
         let mut all = vec![1.0; count * count];
         for a in 0..count {
             for b in 0..a {
-                let pair = [&sequences[a], &sequences[b]];
-                let lengths = pair.map(Vec::len);
-                let value = self.normalised(log(pair[0], pair[1]), [own[a], own[b]], lengths);
-                all[a * count + b] = value.exp();
-                all[b * count + a] = value.exp();
+                let lengths = [a, b].map(|at| sequences[at].len());
+                let own = [a, b].map(|at| logs[at][at]);
+                let value = self.normalised(logs[a][b], own, lengths).exp();
+                all[a * count + b] = value;
+                all[b * count + a] = value;
             }
         }
         all
@@ -127,7 +181,8 @@ impl Kernel {
         of_gram: &[f64],
     ) -> Vec<f64> {
         let elements = sequences.iter().flatten().max().map_or(0, |last| last + 1);
-        let local = |a: &[usize], b: &[usize]| self.local([a.len(), b.len()], |i, j| cosine(a[i], b[j]));
+        let local =
+            |a: &[usize], b: &[usize]| self.local([a.len(), b.len()], |i, j| cosine(a[i], b[j]));
         let own: Vec<Local> = sequences.iter().map(|a| local(a, a)).collect();
         let logs: Vec<f64> = own.iter().map(Local::log_kernel).collect();
         let count = sequences.len();
@@ -164,6 +219,46 @@ impl Kernel {
     fn slope(&self, log: f64) -> f64 {
         (1.0 + log.exp()) / (self.sigma * self.sigma)
     }
+}
+
+/// `1 - cos`. Rounding may put a cosine above 1.
+fn distance(cosine: f64) -> f64 {
+    (1.0 - cosine).max(0.0)
+}
+
+/// Smaller numbers are not told apart from 0 beside 1, after some more factors.
+const LEAST: f64 = 1e-200;
+
+/// Fewer pairs of elements are not worth threads.
+const PARALLEL_FROM: usize = 1 << 16;
+
+/// `row` of each number below `count`, on all cores if there is enough to do. The last rows are the longest, so they are dealt in turn.
+fn rows(count: usize, pairs: usize, row: &(dyn Fn(usize) -> Vec<f64> + Sync)) -> Vec<Vec<f64>> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = if pairs < PARALLEL_FROM {
+        1
+    } else {
+        cores.min(count)
+    };
+    if threads < 2 {
+        return (0..count).map(row).collect();
+    }
+    let mut all = vec![Vec::new(); count];
+    std::thread::scope(|scope| {
+        let dealt: Vec<_> = (0..threads)
+            .map(|thread| {
+                let own = (thread..count).step_by(threads);
+                scope.spawn(move || own.map(|at| (at, row(at))).collect::<Vec<_>>())
+            })
+            .collect();
+        for thread in dealt {
+            let rows = thread
+                .join()
+                .expect("invariant: a row of sums does not panic");
+            rows.into_iter().for_each(|(at, row)| all[at] = row);
+        }
+    });
+    all
 }
 
 /// `log(e^a + e^b + e^c)`.

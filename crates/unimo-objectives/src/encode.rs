@@ -266,7 +266,12 @@ impl Reader<'_> {
             self.second_images(wanted, into);
         }
         self.further(wanted, into);
-        if let Some(slices) = self.batch.slices.as_ref().filter(|_| !wanted.slices.is_empty()) {
+        if let Some(slices) = self
+            .batch
+            .slices
+            .as_ref()
+            .filter(|_| !wanted.slices.is_empty())
+        {
             let read = stories::read(self.backbone, slices, &wanted.slices, self.device);
             into.put_stories(read);
         }

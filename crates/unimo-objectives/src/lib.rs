@@ -357,8 +357,7 @@ impl ModuleDisplayDefault for Objectives {
 }
 
 const NEEDS_ONE_STREAM: &str = "needs a cross-modal encoder of one stream, [model.joint], or none";
-const NEEDS_STORIES: &str =
-    "needs a stream that reads stories, [model.joint.interleaved], and an image encoder of pixels, [model.image]";
+const NEEDS_STORIES: &str = "needs a stream that reads stories, [model.joint.interleaved], and an image encoder of pixels, [model.image]";
 const NEEDS_TEXT_STREAM: &str = "needs a cross-modal encoder whose texts read images or other texts: [model.fusion] with image_stream = false";
 const NEEDS_TWO_STREAMS: &str =
     "needs a cross-modal encoder of two streams, [model.fusion] with image_stream = true";

@@ -38,7 +38,9 @@ fn local(kernel: &Kernel, x: &Vectors, y: &Vectors) -> Local {
 fn gram(kernel: &Kernel, sequences: &[Vectors]) -> Vec<f64> {
     let all: Vectors = sequences.iter().flatten().cloned().collect();
     let mut next = 0..;
-    let numbers = sequences.iter().map(|s| next.by_ref().take(s.len()).collect());
+    let numbers = sequences
+        .iter()
+        .map(|s| next.by_ref().take(s.len()).collect());
     let numbers: Vec<Vec<usize>> = numbers.collect();
     kernel.gram(&numbers, |a, b| cosine(&all[a], &all[b]))
 }
@@ -52,7 +54,11 @@ fn it_is_symmetric_and_one_for_equal_sequences() {
     let random = &mut ChaCha8Rng::seed_from_u64(1);
     for temper in [Temper::None, Temper::Length] {
         for band in [None, Some(2), Some(4)] {
-            let kernel = Kernel { temper, band, ..WHOLE };
+            let kernel = Kernel {
+                temper,
+                band,
+                ..WHOLE
+            };
             let (x, y) = (sequence(random, 4, 3), sequence(random, 5, 3));
             let (one, other) = (local(&kernel, &x, &y), local(&kernel, &y, &x));
             assert!((one.log_kernel() - other.log_kernel()).abs() < ROUNDING);
@@ -93,7 +99,10 @@ fn delannoy(n: usize, m: usize) -> f64 {
 #[test]
 fn with_a_wide_sigma_it_counts_alignments() {
     let random = &mut ChaCha8Rng::seed_from_u64(4);
-    let wide = Kernel { sigma: 1e6, ..WHOLE };
+    let wide = Kernel {
+        sigma: 1e6,
+        ..WHOLE
+    };
     assert_eq!(delannoy(3, 4), 129.0);
     for (n, m) in [(4, 5), (1, 7), (6, 6)] {
         let (x, y) = (sequence(random, n, 3), sequence(random, m, 3));
@@ -143,7 +152,11 @@ fn gram_matrices_are_positive_semi_definite() {
         .collect();
     for sigma in [0.3, 0.7, 1.0, 1.5, 3.0] {
         for band in [None, Some(3)] {
-            let kernel = Kernel { sigma, band, ..WHOLE };
+            let kernel = Kernel {
+                sigma,
+                band,
+                ..WHOLE
+            };
             let lowest = lowest_eigenvalue(gram(&kernel, &sequences), sequences.len());
             assert!(lowest > -1e-9, "sigma {sigma}, band {band:?}: {lowest}");
         }
@@ -154,7 +167,10 @@ fn gram_matrices_are_positive_semi_definite() {
 #[test]
 fn repeating_changes_less_than_dropping_and_that_less_than_another_order() {
     let random = &mut ChaCha8Rng::seed_from_u64(6);
-    let kernel = Kernel { sigma: 1.0, ..WHOLE };
+    let kernel = Kernel {
+        sigma: 1.0,
+        ..WHOLE
+    };
     for _ in 0..20 {
         let x = sequence(random, 5, 16);
         let mut repeated = x.clone();
@@ -165,7 +181,10 @@ fn repeating_changes_less_than_dropping_and_that_less_than_another_order() {
         let shuffled = order.iter().map(|at| x[*at].clone()).collect();
         let of = |y: &Vectors| similarity(&kernel, &x, y);
         let (repeated, dropped, shuffled) = (of(&repeated), of(&dropped), of(&shuffled));
-        assert!(repeated > dropped && dropped > shuffled, "{repeated} {dropped} {shuffled}");
+        assert!(
+            repeated > dropped && dropped > shuffled,
+            "{repeated} {dropped} {shuffled}"
+        );
     }
 }
 
@@ -190,7 +209,11 @@ fn the_expected_alignment_is_the_gradient() {
             let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
             // Pairs outside the band stay at -inf.
             let slope = if slope.is_nan() { 0.0 } else { slope };
-            assert!((slope - expected[at]).abs() < TOLERANCE, "{at}: {slope} {}", expected[at]);
+            assert!(
+                (slope - expected[at]).abs() < TOLERANCE,
+                "{at}: {slope} {}",
+                expected[at]
+            );
         }
         for row in expected.chunks(5) {
             assert!(row.iter().sum::<f64>() > 1.0 - ROUNDING);
@@ -202,16 +225,31 @@ fn the_expected_alignment_is_the_gradient() {
 #[test]
 fn a_band_may_leave_no_alignment_and_long_sequences_do_not_overflow() {
     let random = &mut ChaCha8Rng::seed_from_u64(8);
-    let narrow = Kernel { band: Some(2), ..WHOLE };
+    let narrow = Kernel {
+        band: Some(2),
+        ..WHOLE
+    };
     let (x, y) = (sequence(random, 2, 3), sequence(random, 6, 3));
     let own = local(&narrow, &x, &y);
     assert_eq!(own.log_kernel(), f64::NEG_INFINITY);
     assert_eq!(own.expected(), vec![0.0; 12]);
     assert_eq!(similarity(&narrow, &x, &y), 0.0);
-    assert_eq!(local(&WHOLE, &Vec::new(), &y).log_kernel(), f64::NEG_INFINITY);
+    assert_eq!(
+        local(&WHOLE, &Vec::new(), &y).log_kernel(),
+        f64::NEG_INFINITY
+    );
     let (long, other) = (sequence(random, 900, 3), sequence(random, 800, 3));
-    let strict = Kernel { sigma: 0.05, ..WHOLE };
-    for kernel in [Kernel { sigma: 1e3, ..WHOLE }, strict] {
+    let strict = Kernel {
+        sigma: 0.05,
+        ..WHOLE
+    };
+    for kernel in [
+        Kernel {
+            sigma: 1e3,
+            ..WHOLE
+        },
+        strict,
+    ] {
         assert!(local(&kernel, &long, &other).log_kernel().is_finite());
     }
 }
@@ -233,7 +271,11 @@ fn the_gradient_of_similarities_is_that_of_finite_differences() {
     let of_gram: Vec<f64> = (0..9).map(|_| random.random_range(-1.0..1.0)).collect();
     for temper in [Temper::None, Temper::Length] {
         for band in [None, Some(3)] {
-            let kernel = Kernel { temper, band, ..WHOLE };
+            let kernel = Kernel {
+                temper,
+                band,
+                ..WHOLE
+            };
             let sum = |cosines: &[f64]| -> f64 {
                 let gram = kernel.gram(&sequences, |a, b| cosines[a * 9 + b]);
                 gram.iter().zip(&of_gram).map(|(y, g)| y * g).sum()
@@ -246,8 +288,44 @@ fn the_gradient_of_similarities_is_that_of_finite_differences() {
                     sum(&cosines)
                 };
                 let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
-                assert!((slope - gradient[at]).abs() < TOLERANCE, "{at}: {slope} {}", gradient[at]);
+                assert!(
+                    (slope - gradient[at]).abs() < TOLERANCE,
+                    "{at}: {slope} {}",
+                    gradient[at]
+                );
             }
         }
     }
+}
+
+/// Without logarithms the kernel is the same, and where it cannot be told so, nothing is said.
+#[test]
+fn scaled_rows_give_what_logarithms_give() {
+    // Rounding of some thousand products.
+    const TOLERANCE: f64 = 1e-11;
+    let random = &mut ChaCha8Rng::seed_from_u64(10);
+    let mut told = 0;
+    for sigma in [0.05, 0.3, 1.0, 100.0] {
+        for band in [None, Some(3), Some(70)] {
+            let kernel = Kernel {
+                sigma,
+                band,
+                ..WHOLE
+            };
+            for (n, m) in [(1, 1), (5, 4), (64, 60)] {
+                let (x, y) = (sequence(random, n, 3), sequence(random, m, 3));
+                let expected = local(&kernel, &x, &y).log_kernel();
+                let found = kernel.log_kernel([n, m], |i, j| cosine(&x[i], &y[j]));
+                let Some(found) = found else {
+                    assert!(sigma < 1.0);
+                    continue;
+                };
+                told += 1;
+                let same = found == expected
+                    || (found - expected).abs() < TOLERANCE * (1.0 + expected.abs());
+                assert!(same, "{sigma} {band:?} {n} {m}: {found} {expected}");
+            }
+        }
+    }
+    assert!(told > 20, "{told}");
 }

@@ -241,7 +241,10 @@ impl Maker {
             let tags = reader.tags(&spec.tokenizer, &tags, hide);
             further_texts.insert(TAGS.to_owned(), tags);
         }
-        let stories: Vec<_> = made.iter_mut().map(|made| std::mem::take(&mut made.slices)).collect();
+        let stories: Vec<_> = made
+            .iter_mut()
+            .map(|made| std::mem::take(&mut made.slices))
+            .collect();
         let found = stories.iter().filter(|story| !story.is_empty()).count();
         all_or_none(batch, found, made.len(), "a story")?;
         let slices = (found > 0).then(|| {

@@ -153,7 +153,8 @@ impl StorySet {
             slices::made(slices, self.most, &self.images, &square, &encode)
                 .map_err(|reason| SampleError::new(place(), reason))
         };
-        let read: Result<Vec<_>, SampleError> = parallel(0..tellings.len(), one).into_iter().collect();
+        let read: Result<Vec<_>, SampleError> =
+            parallel(0..tellings.len(), one).into_iter().collect();
         let read = read.map_err(|error| DataError::unavailable(&error))?;
         Ok(slices::batch(read, &self.images, tokenizer, max_length))
     }

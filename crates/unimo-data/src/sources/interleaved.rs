@@ -76,7 +76,11 @@ impl SourceConfig for InterleavedFiles {
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
-        let files = self.train.iter_mut().chain(&mut self.val).chain(&mut self.test);
+        let files = self
+            .train
+            .iter_mut()
+            .chain(&mut self.val)
+            .chain(&mut self.test);
         files.chain(&mut self.images).collect()
     }
 
@@ -159,13 +163,21 @@ fn row(line: &Map<String, Value>, folder: &Path, most: usize) -> Result<Row, Str
         ));
     }
     let one = |(at, slice): (usize, &Value)| {
-        let bad = || format!("slice {}: {slice}, allowed: {{\"image\": PATH}} or {{\"text\": WORDS}}", at + 1);
+        let bad = || {
+            format!(
+                "slice {}: {slice}, allowed: {{\"image\": PATH}} or {{\"text\": WORDS}}",
+                at + 1
+            )
+        };
         let entries = slice.as_object().filter(|entries| entries.len() == 1);
-        let (key, value) = entries.and_then(|entries| entries.iter().next()).ok_or_else(bad)?;
+        let (key, value) = entries
+            .and_then(|entries| entries.iter().next())
+            .ok_or_else(bad)?;
         let value = value.as_str().and_then(spaced).ok_or_else(bad)?;
         match key.as_str() {
             "image" => {
-                let path = paths::resolve(folder, &value).map_err(|e| format!("slice {}: {e}", at + 1))?;
+                let path =
+                    paths::resolve(folder, &value).map_err(|e| format!("slice {}: {e}", at + 1))?;
                 Ok(Named::Image(path))
             }
             "text" => Ok(Named::Text(value)),
@@ -174,17 +186,25 @@ fn row(line: &Map<String, Value>, folder: &Path, most: usize) -> Result<Row, Str
     };
     let slices: Result<Vec<Named>, String> = slices.iter().enumerate().map(one).collect();
     let slices = slices?;
-    let any = |image: bool| slices.iter().any(|slice| matches!(slice, Named::Image(_)) == image);
+    let any = |image: bool| {
+        slices
+            .iter()
+            .any(|slice| matches!(slice, Named::Image(_)) == image)
+    };
     if !any(true) || !any(false) {
         let lacks = if any(true) { "text" } else { "image" };
-        return Err(format!("a story without {lacks}, where one or more is needed"));
+        return Err(format!(
+            "a story without {lacks}, where one or more is needed"
+        ));
     }
     let telling = match (line.get("story"), line.get("change")) {
         (None | Some(Value::Null), None | Some(Value::Null)) => None,
         (story, change) => {
             let story = story.and_then(Value::as_u64);
             let named = change.and_then(Value::as_str);
-            let found = Change::ALL.into_iter().find(|known| named == Some(known.name()));
+            let found = Change::ALL
+                .into_iter()
+                .find(|known| named == Some(known.name()));
             let (Some(story), Some(change)) = (story, found) else {
                 let names = Change::ALL.map(Change::name);
                 return Err(format!(
@@ -203,7 +223,10 @@ fn row(line: &Map<String, Value>, folder: &Path, most: usize) -> Result<Row, Str
 impl Interleaved {
     fn read(&mut self, path: &Path, images: Option<&Path>, held: Held) -> Result<(), DataError> {
         let io = |error| DataError::file("read", path, error);
-        let mut lines = Lines::new(BufReader::with_capacity(BUFFER, open_regular(path).map_err(io)?));
+        let mut lines = Lines::new(BufReader::with_capacity(
+            BUFFER,
+            open_regular(path).map_err(io)?,
+        ));
         let own = path.parent().unwrap_or(Path::new("")).to_owned();
         let file = File {
             lines: Spans::open(path)?,
@@ -251,10 +274,13 @@ impl Interleaved {
 
 /// The number of a story's first image, and its path.
 fn first_image(slices: &[Named]) -> Option<(usize, &Path)> {
-    slices.iter().enumerate().find_map(|(at, slice)| match slice {
-        Named::Image(path) => Some((at, path.as_path())),
-        Named::Text(_) => None,
-    })
+    slices
+        .iter()
+        .enumerate()
+        .find_map(|(at, slice)| match slice {
+            Named::Image(path) => Some((at, path.as_path())),
+            Named::Text(_) => None,
+        })
 }
 
 /// The text after the first image, or else the first one.
@@ -274,7 +300,11 @@ impl Source for Interleaved {
     }
 
     fn describe(&self) -> String {
-        let files: Vec<&str> = self.files.iter().map(|file| file.lines.name.as_str()).collect();
+        let files: Vec<&str> = self
+            .files
+            .iter()
+            .map(|file| file.lines.name.as_str())
+            .collect();
         let test = match self.len(Split::Test) {
             0 => String::new(),
             stories => format!(", {stories} to test on"),
@@ -295,7 +325,10 @@ impl Source for Interleaved {
         }
         let held = self.len(Split::Val);
         let of = held + self.len(Split::Train);
-        let name = self.files.first().map_or("", |file| file.lines.name.as_str());
+        let name = self
+            .files
+            .first()
+            .map_or("", |file| file.lines.name.as_str());
         vec![drawn(name, held, of, "stories", self.fraction)]
     }
 
@@ -319,7 +352,9 @@ impl Source for Interleaved {
     }
 
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
-        Ok(caption(&self.row(split, index)?.slices).into_iter().collect())
+        Ok(caption(&self.row(split, index)?.slices)
+            .into_iter()
+            .collect())
     }
 
     /// Every text of every story.
@@ -352,7 +387,9 @@ impl Source for Interleaved {
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
         let row = self.row(split, index)?;
         let first = first_image(&row.slices);
-        first.map(|(_, path)| self.image_of(split, index, path)).transpose()
+        first
+            .map(|(_, path)| self.image_of(split, index, path))
+            .transpose()
     }
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
@@ -412,7 +449,8 @@ mod tests {
     #[test]
     fn slices_are_read_in_order() {
         let story = r#"{"slices": [{"text": "so it  begins"}, {"image": "a.png"}, {"text": "then"}, {"image": "b.png"}], "id": 3}"#;
-        let held = r#"{"slices": [{"image": "b.png"}, {"text": "x"}], "story": 7, "change": "order"}"#;
+        let held =
+            r#"{"slices": [{"image": "b.png"}, {"text": "x"}], "story": 7, "change": "order"}"#;
         let folder = folder(&[
             ("t.jsonl", &format!("{story}\n\n")),
             ("v.jsonl", held),
@@ -436,7 +474,10 @@ mod tests {
         let texts: Result<Vec<_>, _> = source.texts(Split::Train).collect();
         assert_eq!(texts.unwrap(), ["so it begins", "then"]);
         let telling = source.annotations(Split::Val, 0).unwrap().telling;
-        let expected = Telling { story: 7, change: Change::Order };
+        let expected = Telling {
+            story: 7,
+            change: Change::Order,
+        };
         assert_eq!(telling, Some(expected));
         assert_eq!(source.offers().slices, 4);
     }
@@ -491,13 +532,19 @@ mod tests {
         ]);
         let source = open(&folder, DATA).unwrap();
         let error = source.sample(Split::Train, 1).unwrap_err().to_string();
-        assert!(error.contains("t.jsonl:2") && error.contains("lost.png"), "{error}");
+        assert!(
+            error.contains("t.jsonl:2") && error.contains("lost.png"),
+            "{error}"
+        );
     }
 
     #[test]
     fn files_without_a_story_are_an_error() {
         let folder = folder(&[("t.jsonl", "{}\n"), ("v.jsonl", "")]);
         let message = message(open(&folder, DATA));
-        assert!(message.contains("t.jsonl") && message.contains("slices"), "{message}");
+        assert!(
+            message.contains("t.jsonl") && message.contains("slices"),
+            "{message}"
+        );
     }
 }

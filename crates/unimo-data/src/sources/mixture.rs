@@ -456,7 +456,12 @@ impl Source for Mixture {
             reads_ahead: any(|part| part.reads_ahead),
             translations: any(|part| part.translations),
             alignments: any(|part| part.alignments),
-            slices: self.parts.iter().map(|part| part.offers().slices).max().unwrap_or(0),
+            slices: self
+                .parts
+                .iter()
+                .map(|part| part.offers().slices)
+                .max()
+                .unwrap_or(0),
         }
     }
 

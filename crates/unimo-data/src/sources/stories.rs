@@ -124,7 +124,13 @@ impl Stories {
     const NAME: &'static str = "stories";
 
     fn random(&self, draw: Draw, split: Split, parts: [u64; 2]) -> ChaCha8Rng {
-        let parts = [self.config.seed, split as u64, draw as u64, parts[0], parts[1]];
+        let parts = [
+            self.config.seed,
+            split as u64,
+            draw as u64,
+            parts[0],
+            parts[1],
+        ];
         ChaCha8Rng::seed_from_u64(hash(Stream::Story, &parts))
     }
 
@@ -262,7 +268,15 @@ impl Source for Stories {
         let [number, telling] = self.numbers(index);
         let [least, most] = config.scenes.map(|scenes| scenes as u64);
         let size = u64::from(config.size);
-        for part in [config.seed, split as u64, number, telling, least, most, size] {
+        for part in [
+            config.seed,
+            split as u64,
+            number,
+            telling,
+            least,
+            most,
+            size,
+        ] {
             give(&part.to_le_bytes());
         }
         Ok(())
@@ -283,7 +297,8 @@ impl Source for Stories {
         let first = told.first().cloned();
         let (image, caption) = first.unzip();
         let slices = told.into_iter();
-        let slices = slices.flat_map(|(image, text)| [StorySlice::Image(image), StorySlice::Text(text)]);
+        let slices =
+            slices.flat_map(|(image, text)| [StorySlice::Image(image), StorySlice::Text(text)]);
         Ok(Sample {
             name: self.place(split, index).to_string(),
             image,
@@ -345,19 +360,31 @@ mod tests {
                 let sample = stories.sample(split, index).unwrap();
                 assert_eq!(sample.slices.len(), 2 * own.len());
                 assert_eq!(sample.captions, stories.captions(split, index).unwrap());
-                assert!(matches!(&sample.slices[1], StorySlice::Text(text) if *text == sample.captions[0]));
+                assert!(
+                    matches!(&sample.slices[1], StorySlice::Text(text) if *text == sample.captions[0])
+                );
             }
         }
-        let held = [Change::None, Change::Retold, Change::Order, Change::Attribute];
+        let held = [
+            Change::None,
+            Change::Retold,
+            Change::Order,
+            Change::Attribute,
+        ];
         assert!(held.iter().all(|change| met.contains(&(false, *change))));
-        assert!(Change::ALL.iter().all(|change| met.contains(&(true, *change))));
+        assert!(
+            Change::ALL
+                .iter()
+                .all(|change| met.contains(&(true, *change)))
+        );
     }
 
     #[test]
     fn no_scene_of_a_held_out_story_is_trained_on() {
         let stories = stories();
         let keys = |split: Split| -> HashSet<u64> {
-            let all = (0..stories.len(split)).flat_map(|index| stories.telling(split, index).0.keys());
+            let all =
+                (0..stories.len(split)).flat_map(|index| stories.telling(split, index).0.keys());
             all.collect()
         };
         let train = keys(Split::Train);
@@ -365,7 +392,9 @@ mod tests {
             assert!(train.is_disjoint(&keys(split)));
         }
         let whole = |split: Split| -> HashSet<u64> {
-            (0..40).map(|number| stories.story(split, number).key()).collect()
+            (0..40)
+                .map(|number| stories.story(split, number).key())
+                .collect()
         };
         assert!(whole(Split::Val).is_disjoint(&whole(Split::Test)));
     }

@@ -252,10 +252,7 @@ impl JointEncoder {
         });
         let mut x = Tensor::cat(parts.collect::<Vec<_>>(), 1);
         let device = x.device();
-        let (keys, pairs) = (
-            layout.mask(&device),
-            layout.pairs(config.patches, &device),
-        );
+        let (keys, pairs) = (layout.mask(&device), layout.pairs(config.patches, &device));
         let hidden = Hidden {
             keys: Some(&keys),
             pairs: Some(&pairs),

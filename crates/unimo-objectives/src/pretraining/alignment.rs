@@ -365,7 +365,8 @@ impl Alignment {
             }
             AlignmentLoss::Bce => {
                 let shares = similar.clone().clamp(SMALLEST, 1.0 - SMALLEST);
-                let against = (shares.clone().neg() + 1.0).log() * (apart.clone() - targets.clone());
+                let against =
+                    (shares.clone().neg() + 1.0).log() * (apart.clone() - targets.clone());
                 let sums = (shares.log() * targets.clone() + against) * apart.clone();
                 sums.sum().div_scalar(pairs as f64).neg()
             }

@@ -184,7 +184,10 @@ fn words_of_stories(slices: &Slices, layout: &Layout) -> (Vec<i32>, Vec<i32>) {
         return (Vec::new(), Vec::new());
     };
     let (positions, words) = layout.next_words(texts.length);
-    (positions, words.into_iter().map(|at| texts.ids[at]).collect())
+    (
+        positions,
+        words.into_iter().map(|at| texts.ids[at]).collect(),
+    )
 }
 
 impl Objective for Lm {

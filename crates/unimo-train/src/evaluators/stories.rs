@@ -130,14 +130,18 @@ impl Stories {
         let mut all = Vec::with_capacity(tellings.len());
         for part in tellings.chunks(weights.recipe.eval.batch_size) {
             interrupt::check()?;
-            let slices = self.set.batch(part, weights.tokenizer, data.max_text_length)?;
+            let slices = self
+                .set
+                .batch(part, weights.tokenizer, data.max_text_length)?;
             let numbers = slices.numbered();
             let batch = Batch {
                 samples: part.iter().map(usize::to_string).collect(),
                 slices: Some(slices),
                 ..Batch::default()
             };
-            let read = model.objectives.read_stories(&model.backbone, &batch, weights.device);
+            let read = model
+                .objectives
+                .read_stories(&model.backbone, &batch, weights.device);
             let read = read.ok_or_else(|| {
                 TrainError::Check(
                     "eval.stories needs a stream that reads stories, [model.joint.interleaved], which this run has not".to_owned(),
@@ -156,7 +160,8 @@ impl Stories {
 
     /// The logarithms of the local kernel of the slices of two tellings.
     fn local(&self, a: &[Vec<f32>], b: &[Vec<f32>]) -> Local {
-        self.kernel.local([a.len(), b.len()], |i, j| cosine(&a[i], &b[j]))
+        self.kernel
+            .local([a.len(), b.len()], |i, j| cosine(&a[i], &b[j]))
     }
 
     /// The logarithm of the kernel's similarity of two tellings.
@@ -174,7 +179,9 @@ impl Stories {
                 let found = story.changed.iter().find(|(_, own)| *own == change);
                 found.map(|(index, change)| (*index, *change))
             });
-            let others = [Some((story.original, Change::None))].into_iter().chain(changed);
+            let others = [Some((story.original, Change::None))]
+                .into_iter()
+                .chain(changed);
             for (index, change) in others.flatten() {
                 let (Some(query), Some(other)) = (pool.get(&story.retold), pool.get(&index)) else {
                     continue;
@@ -197,7 +204,8 @@ impl Stories {
     /// A name for each slice of a telling.
     fn labels(&self, telling: usize) -> Result<Vec<String>, TrainError> {
         let slices = self.set.told(telling);
-        let slices = slices.map_err(|error| TrainError::Data(unimo_data::DataError::unavailable(&error)))?;
+        let slices =
+            slices.map_err(|error| TrainError::Data(unimo_data::DataError::unavailable(&error)))?;
         let label = |(at, slice): (usize, &StorySlice)| match slice {
             StorySlice::Image(_) => format!("{} image", at + 1),
             StorySlice::Text(text) => {
@@ -247,7 +255,12 @@ fn bag(a: &Read, b: &Read) -> f64 {
         for slice in &read.slices {
             sum.iter_mut().zip(slice).for_each(|(sum, x)| *sum += x);
         }
-        let length = sum.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+        let length = sum
+            .iter()
+            .map(|x| x * x)
+            .sum::<f32>()
+            .sqrt()
+            .max(f32::MIN_POSITIVE);
         sum.into_iter().map(|x| x / length).collect::<Vec<f32>>()
     };
     cosine(&mean(a), &mean(b))
@@ -271,7 +284,10 @@ fn queries(pool: &[HeldStory], read: &Pool, compare: Compare<'_>) -> Vec<StoryQu
             each.map(|(_, at)| at).collect()
         };
         StoryQuery {
-            scores: candidates.iter().map(|at| compare(query, &read[at])).collect(),
+            scores: candidates
+                .iter()
+                .map(|at| compare(query, &read[at]))
+                .collect(),
             right: *first,
             order: changed(Change::Order),
             attribute: changed(Change::Attribute),
@@ -288,8 +304,12 @@ fn numbers(report: &StoriesReport, prefix: &str) -> Vec<(String, Found)> {
         ("order", report.order),
         ("attribute", report.attribute),
     ];
-    let known = all.into_iter().filter_map(|(name, found)| Some((name, found?)));
-    known.map(|(name, found)| (format!("{NAME}.{prefix}{name}"), found)).collect()
+    let known = all
+        .into_iter()
+        .filter_map(|(name, found)| Some((name, found?)));
+    known
+        .map(|(name, found)| (format!("{NAME}.{prefix}{name}"), found))
+        .collect()
 }
 
 impl Evaluator for Stories {
@@ -354,7 +374,11 @@ impl Evaluator for Stories {
             }
             for (name, found) in numbers(&stories(queries), prefix) {
                 let short = name.trim_start_matches(NAME).trim_start_matches('.');
-                told.push(format!("{short} {:.1}% ({:.1}%)", 100.0 * found.share, 100.0 * found.chance));
+                told.push(format!(
+                    "{short} {:.1}% ({:.1}%)",
+                    100.0 * found.share,
+                    100.0 * found.chance
+                ));
                 let scalar = ScalarRecord {
                     value: found.share,
                     chance: Some(found.chance),
@@ -376,7 +400,10 @@ impl Evaluator for Stories {
             };
             run.write_json(FILE, &record)?;
         }
-        let left_out = [("unusable", self.unusable), ("beyond the last pool", self.beyond)];
+        let left_out = [
+            ("unusable", self.unusable),
+            ("beyond the last pool", self.beyond),
+        ];
         let left_out = left_out.into_iter().filter(|(_, count)| *count > 0);
         Ok(vec![EvalRecord {
             evaluator: NAME.to_owned(),
@@ -384,7 +411,9 @@ impl Evaluator for Stories {
             selects: false,
             scalars,
             split: self.split.clone(),
-            left_out: left_out.map(|(why, count)| (why.to_owned(), count as u64)).collect(),
+            left_out: left_out
+                .map(|(why, count)| (why.to_owned(), count as u64))
+                .collect(),
             texts: candidates as u64,
             ..EvalRecord::default()
         }])

@@ -133,9 +133,7 @@ fn others(scene: &Description) -> Vec<Description> {
     }));
     let mut with = |first: Group, rest: Rest| {
         let apart = match rest {
-            Rest::Second(_, second) => {
-                first.shape != second.shape || first.colour != second.colour
-            }
+            Rest::Second(_, second) => first.shape != second.shape || first.colour != second.colour,
             Rest::Alone(_) | Rest::Spread => true,
         };
         let ground = scene.ground;

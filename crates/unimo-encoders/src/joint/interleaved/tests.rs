@@ -23,20 +23,39 @@ fn slices_keep_their_order_in_slots_of_their_kind() {
         vec![Image(3), Image(4)],
     ];
     let layout = Layout::of(&slices(stories, vec![3, 2, 4, 3]), 5);
-    let shapes: Vec<_> = layout.slots.iter().map(|s| (s.image, s.first, s.length)).collect();
+    let shapes: Vec<_> = layout
+        .slots
+        .iter()
+        .map(|s| (s.image, s.first, s.length))
+        .collect();
     assert_eq!(
         shapes,
-        [(true, 0, 5), (false, 5, 4), (true, 9, 5), (false, 14, 3), (true, 17, 5)]
+        [
+            (true, 0, 5),
+            (false, 5, 4),
+            (true, 9, 5),
+            (false, 14, 3),
+            (true, 17, 5)
+        ]
     );
     let of = |slot: usize, story: usize| {
         layout.slots[slot].slices[story].map(|placed| (placed.row, placed.place))
     };
-    assert_eq!([of(0, 0), of(1, 0), of(2, 0), of(3, 0)], [Some((0, 0)), Some((0, 1)), Some((1, 2)), Some((1, 3))]);
-    assert_eq!([of(0, 1), of(1, 1), of(3, 1), of(4, 1)], [None, Some((2, 0)), Some((3, 1)), Some((2, 2))]);
+    assert_eq!(
+        [of(0, 0), of(1, 0), of(2, 0), of(3, 0)],
+        [Some((0, 0)), Some((0, 1)), Some((1, 2)), Some((1, 3))]
+    );
+    assert_eq!(
+        [of(0, 1), of(1, 1), of(3, 1), of(4, 1)],
+        [None, Some((2, 0)), Some((3, 1)), Some((2, 2))]
+    );
     assert_eq!([of(0, 2), of(2, 2)], [Some((3, 0)), Some((4, 1))]);
     let filled = layout.filled();
     let count = |story: usize| filled[story * 22..][..22].iter().filter(|f| **f).count();
-    assert_eq!([count(0), count(1), count(2)], [5 + 3 + 5 + 2, 4 + 3 + 5, 10]);
+    assert_eq!(
+        [count(0), count(1), count(2)],
+        [5 + 3 + 5 + 2, 4 + 3 + 5, 10]
+    );
     let (positions, words) = layout.next_words(4);
     // Story 0: words 1 and 2 of sentence 0, and word 1 of sentence 1.
     assert_eq!(positions[..3], [5, 6, 14]);

@@ -32,7 +32,10 @@ fn rows<const N: usize>(values: [[f32; 2]; N]) -> Tensor<2> {
 
 fn loss_of(config: AlignmentConfig, z: Tensor<2>, vectors: Tensor<2>) -> f32 {
     let stories = [vec![0, 1], vec![1, 0], vec![0, 1]];
-    objective(config).over(z, vectors, &stories).loss.into_scalar()
+    objective(config)
+        .over(z, vectors, &stories)
+        .loss
+        .into_scalar()
 }
 
 /// Stories that are as near as their slices align have the least loss.
