@@ -1,6 +1,9 @@
 //! The alignment kernel against a sum over all alignments, and Sugar's losses over stories with their gradients against an independent PyTorch
 //! reference, `reference/alignment.py`; and what they do not depend on.
 
+use std::path::Path;
+
+use image::{Rgb, RgbImage};
 use serde::Deserialize;
 use unimo_batch::{Batch, Images, Slice, Slices, Texts};
 use unimo_core::alignment::{Kernel, Temper};
@@ -10,7 +13,9 @@ use unimo_encoders::backbone::Backbone;
 use unimo_objectives::pretraining::alignment::{AlignmentConfig, AlignmentLoss, Targets};
 use unimo_objectives::{Draws, Objectives, Step};
 use unimo_tests::fixture::{self, Reference};
+use unimo_train::device::DeviceChoice;
 use unimo_train::recipe::{Overrides, Recipe};
+use unimo_train::training;
 
 const SIDE: usize = 8;
 const LENGTHS: [usize; 7] = [4, 3, 5, 4, 3, 4, 5];
@@ -302,5 +307,148 @@ fn settings_that_do_nothing_are_refused() {
     ] {
         let message = refused(&set);
         assert!(message.contains(key), "{set:?}: {message}");
+    }
+}
+
+/// A story of a file: two scenes of one shade each. `shades` are also what its images are called.
+fn line(shades: [usize; 2], rest: &str) -> String {
+    let scene =
+        |shade| format!(r#"{{"image": "{shade}.png"}}, {{"text": "a picture of shade {shade}"}}"#);
+    let slices = shades.map(scene).join(", ");
+    format!("{{\"slices\": [{slices}]{rest}}}\n")
+}
+
+/// Files of stories with damaged rows: `train.jsonl`, and `val.jsonl` with tellings that are looked for.
+fn write_stories(folder: &Path) {
+    for shade in 0..12 {
+        let level = (shade * 20) as u8;
+        let picture = RgbImage::from_pixel(8, 8, Rgb([level, 255 - level, 100]));
+        picture.save(folder.join(format!("{shade}.png"))).unwrap();
+    }
+    let mut train: String = (0..10).map(|at| line([at, at + 1], "")).collect();
+    // No image of this name; a single slice; more than `most`.
+    train += &line([1, 99], "");
+    train += "{\"slices\": [{\"text\": \"alone\"}]}\n";
+    train += "{\"slices\": [{\"image\": \"1.png\"}, {\"text\": \"1\"}, {\"text\": \"2\"}, {\"text\": \"3\"}, {\"text\": \"4\"}]}\n";
+    std::fs::write(folder.join("train.jsonl"), train).unwrap();
+    let told = |(story, change, shades): (usize, &str, [usize; 2])| {
+        line(
+            shades,
+            &format!(", \"story\": {story}, \"change\": \"{change}\""),
+        )
+    };
+    let tellings = (0..4).flat_map(|story| {
+        let (a, b) = (2 * story, 2 * story + 1);
+        [
+            (story, "none", [a, b]),
+            (story, "retold", [a, b]),
+            (story, "order", [b, a]),
+        ]
+    });
+    let val: String = tellings.map(told).collect();
+    std::fs::write(folder.join("val.jsonl"), val).unwrap();
+}
+
+/// `sugar-tiny` on files, smaller still.
+fn of_files(folder: &Path, set: &[&str]) -> Recipe {
+    let data = [
+        format!(
+            "data.interleaved={{ train = [\"{0}/train.jsonl\"], val = [\"{0}/val.jsonl\"], most = 4 }}",
+            folder.display()
+        ),
+        "data.source=interleaved".to_owned(),
+        "data.stories=none".to_owned(),
+        "data.shuffle=global".to_owned(),
+        "data.max_skipped=0.5".to_owned(),
+        "data.tokenizer={ kind = \"train\", vocab_size = 300 }".to_owned(),
+    ];
+    let small = [
+        "train.steps=6",
+        "train.batch_size=4",
+        "train.log_every=1",
+        "train.eval_every=0",
+        "train.checkpoint_every=6",
+        "eval.losses=none",
+        "eval.stories.pool=4",
+        "data.scenes.train=100",
+        "data.scenes.val=8",
+    ];
+    let set = small.iter().chain(set).map(|set| (*set).to_owned());
+    let overrides = Overrides {
+        data: None,
+        set: data.into_iter().chain(set).collect(),
+    };
+    Recipe::load("sugar-tiny", &overrides).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn lines(path: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn stories_of_files_are_trained_on_and_damaged_rows_are_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    write_stories(folder.path());
+    let run = folder.path().join("run");
+    let options = training::Options {
+        device: Some(DeviceChoice::Flex),
+        quiet: true,
+        ..training::Options::default()
+    };
+    training::start(&of_files(folder.path(), &[]), &run, &options).unwrap();
+    let steps = lines(&run.join("metrics.jsonl"));
+    let of_last = &steps[5]["losses"];
+    assert!(
+        of_last["lm"]["loss"].is_f64() && of_last["alignment"]["loss"].is_f64(),
+        "{of_last}"
+    );
+    let skipped = lines(&run.join("skipped.jsonl"));
+    let reason = |line: u64| {
+        let own = skipped.iter().find(|row| row["line"] == line);
+        own.map(|row| row["reason"].as_str().unwrap().to_owned())
+    };
+    assert!(reason(12).unwrap().contains("allowed: 2 to 4"));
+    assert!(reason(13).unwrap().contains("a story of 5 slices"));
+    // The row is only met if its story is drawn.
+    assert!(reason(11).is_none_or(|reason| reason.contains("99.png")));
+    let found = lines(&run.join("evals.jsonl"));
+    let found = found
+        .iter()
+        .find(|found| found["evaluator"] == "stories")
+        .unwrap();
+    let scalar = |name: &str| &found["scalars"][format!("stories.{name}")];
+    assert_eq!(scalar("order")["chance"], 0.5);
+    assert!(scalar("r1")["value"].is_f64() && scalar("kernel_order")["value"].is_f64());
+    assert!(found["scalars"].get("stories.attribute").is_none());
+    let report = std::fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(report.contains("Soft alignments of held-out stories"));
+}
+
+#[test]
+fn stories_that_do_not_fit_are_refused_before_a_step() {
+    let folder = tempfile::tempdir().unwrap();
+    write_stories(folder.path());
+    for (set, told) in [
+        (
+            vec!["model.joint.interleaved.slices=3"],
+            "model.joint.interleaved.slices = 3",
+        ),
+        (vec!["eval.stories.pool=400"], "eval.stories.pool is 400"),
+    ] {
+        let recipe = of_files(folder.path(), &set);
+        let options = training::Options {
+            device: Some(DeviceChoice::Flex),
+            quiet: true,
+            ..training::Options::default()
+        };
+        let run = folder.path().join("refused");
+        let error = training::start(&recipe, &run, &options)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(told), "{error}");
+        let _ = std::fs::remove_dir_all(&run);
     }
 }

@@ -7,12 +7,14 @@
 //! Shape legend: `B` samples, `L` text length, `C` = 3 channels, `H x W` pixels, `N` patches of an image, row by
 //! row.
 
+pub(crate) mod slices;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use self::slices::Slices;
 use crate::regions::Regions;
-use crate::slices::Slices;
 
 /// One step's samples. Row `i` of every part belongs to `samples[i]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -5,8 +5,8 @@ pub mod config;
 mod joined;
 mod regions;
 pub mod registry;
-mod slices;
 
+pub use batch::slices::{Slice, Slices};
 pub use batch::{
     Batch, Entailment, Images, LEVELS, MaskSpec, MaskUnit, MaskedTexts, PatchMaskKind,
     PatchMaskSpec, SecondViews, TAGS, TRANSLATION, Target, TextRole, Texts, normalised,
@@ -14,4 +14,3 @@ pub use batch::{
 pub use config::ConfigError;
 pub use joined::{JOINED, JoinForm, JoinPositions, JoinSpec, KEY, QUERY, SidesSpec};
 pub use regions::{HiddenRegions, NO_CLASS, RegionLabels, RegionMaskSpec, Regions};
-pub use slices::{Slice, Slices};

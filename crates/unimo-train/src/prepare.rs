@@ -10,6 +10,7 @@ use unimo_data::{
     Offers, PatchCodes, PatchMask, Readable, Rewrite as _, Source, Split, Switch, TextTokenizer,
     TokenizerConfig,
 };
+use unimo_objectives::Settings;
 use unimo_objectives::request::{Request, SliceForm, TextForm, What};
 
 use crate::data::codes::make;
@@ -110,6 +111,7 @@ pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError
         )));
     }
     check_regions(recipe, source)?;
+    check_stories(recipe, source)?;
     check_alignments(recipe, source)?;
     for (at, part) in source.batch_parts().iter().enumerate() {
         let lacking = each.iter().map(|(key, settings)| {
@@ -138,6 +140,40 @@ fn has_a_translation(source: &dyn Source) -> bool {
     all.any(|of| {
         (0..of.languages.meanings.len()).any(|text| !of.languages.translations(text).is_empty())
     })
+}
+
+/// Checks that the model has room for the slices of a story, and that nothing is asked of stories that is not done to them.
+fn check_stories(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError> {
+    let reads = |(_, settings): &(&'static str, &dyn Settings)| {
+        let mut requests = settings.requests().into_iter();
+        requests.any(|request| matches!(request.what, What::Slices(_)))
+    };
+    let Some((key, _)) = recipe.objectives.each().into_iter().find(reads) else {
+        return Ok(());
+    };
+    let joint = recipe.model.joint.as_ref();
+    let interleaved = joint.and_then(|joint| joint.interleaved.as_ref());
+    let (room, slices) = (interleaved.map_or(0, |i| i.slices), source.offers().slices);
+    if slices > room {
+        return Err(TrainError::Check(format!(
+            "model.joint.interleaved.slices = {room} is too small for objectives.{key}: a story has up to {slices} slices: {}. Generated stories \
+             have two for each of data.stories.scenes, those of files as many as data.interleaved.most allows",
+            source.describe()
+        )));
+    }
+    // A stage may have stories of its own.
+    if slices == 0 && recipe.stage.iter().all(|stage| stage.data.is_none()) {
+        return Err(TrainError::Check(format!(
+            "objectives.{key} reads stories, of which the data has none: {}. The sources stories and interleaved have them",
+            source.describe()
+        )));
+    }
+    if recipe.data.switch.is_some() {
+        return Err(TrainError::Check(format!(
+            "data.switch changes nothing for objectives.{key}: the sentences of stories are read as they are"
+        )));
+    }
+    Ok(())
 }
 
 /// Checks that words of translations are aligned where words are hidden by it.

@@ -568,6 +568,12 @@ impl Recipe {
             "must be absent with objectives.lm.self_critical, whose loss is that of captions which it draws: [eval.captions] judges them",
         )?;
         ConfigError::unless(
+            self.eval.captions.is_none() || !lm.is_some_and(|lm| lm.stories),
+            "eval.captions",
+            "{}",
+            "must be absent with objectives.lm.stories = true, which learns no captions of single images: [eval.stories] judges it",
+        )?;
+        ConfigError::unless(
             self.eval.prompts.is_none() || self.objectives.itc.is_some(),
             "eval.prompts",
             "{}",

@@ -84,3 +84,29 @@ pub(super) fn batch(
         texts: (!texts.is_empty()).then(|| tokenizer.pad(&texts, max_length, Pad::Longest)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_story_for_the_model_says_what_is_allowed() {
+        let texts = |count: usize| vec![StorySlice::Text("x".to_owned()); count];
+        let encode = |_: &str| Encoded {
+            ids: vec![0, 2],
+            word_ids: vec![None; 2],
+            concepts: 0,
+            first: 2,
+        };
+        let square = |_, picture| Ok(picture);
+        let spec = crate::config::DataConfig::default().image_spec();
+        let made = |count| made(texts(count), 4, &spec, &square, &encode).map(|made| made.len());
+        assert_eq!(made(4), Ok(4));
+        assert!(made(1).unwrap_err().contains("2 or more"));
+        let error = made(5).unwrap_err();
+        assert!(
+            error.contains("5 slices") && error.contains("4 at most"),
+            "{error}"
+        );
+    }
+}

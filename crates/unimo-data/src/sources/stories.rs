@@ -84,10 +84,10 @@ impl SourceConfig for StoriesConfig {
         range(&format!("{table}.tellings"), self.tellings, 1, 64)?;
         range(&format!("{table}.size"), self.size as usize, 32, 4096)?;
         let [least, most] = self.scenes;
-        if (2..=most).contains(&least) && most <= 16 {
+        if (2..=most).contains(&least) && most <= 32 {
             return Ok(());
         }
-        let allowed = "the fewest and the most scenes of a story: two numbers from 2 to 16, the smaller one first";
+        let allowed = "the fewest and the most scenes of a story: two numbers from 2 to 32, the smaller one first";
         let found = format!("{:?}", self.scenes);
         Err(DataError::config(format!("{table}.scenes"), found, allowed))
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{Images, Texts};
+use super::{Images, Texts};
 
 /// The sequences of a batch. Each sample is a story: images and sentences in order. The images of all stories are one table, and so are the
 /// sentences.
