@@ -116,10 +116,10 @@ impl Layout {
                     Slice::Text(row) => (false, row, lengths.map_or(0, |all| all[row])),
                 };
                 // Slots alternate, an image first.
-                next += usize::from((next % 2 == 0) != image);
+                next += usize::from(next.is_multiple_of(2) != image);
                 while slots.len() <= next {
                     slots.push(Slot {
-                        image: slots.len() % 2 == 0,
+                        image: slots.len().is_multiple_of(2),
                         first: 0,
                         length: 0,
                         slices: vec![None; count],
