@@ -109,7 +109,7 @@ impl Layout {
         let count = slices.stories.len();
         let mut slots: Vec<Slot> = Vec::new();
         for (number, story) in slices.stories.iter().enumerate() {
-            let mut next = 0;
+            let mut next = 0usize;
             for (place, slice) in story.iter().enumerate() {
                 let (image, row, length) = match *slice {
                     Slice::Image(row) => (true, row, patches),
