@@ -13,7 +13,7 @@
 //!
 //! A line is `{"slices": [{"image": "1.jpg"}, {"text": "a dog"}, {"image": "2.jpg"}, {"text": "it runs"}]}`. Held-out stories may say which story they
 //! tell and how they change it, `"story": 7, "change": "order"`, so that a model can be asked to find one among those that differ: the changes are
-//! those of [`Change`](crate::Change), and each `"retold"` telling looks for the one whose change is `"none"`.
+//! those of [`Change`], and each `"retold"` telling looks for the one whose change is `"none"`.
 //!
 //! A line is set aside, with its number and the reason, if it is no such object, has fewer than two slices or more than `most`, no image or no text, or
 //! an unknown change; a story with an image that cannot be read, when it is read. Other keys than `slices`, `story` and `change` are ignored. Without `val`,
