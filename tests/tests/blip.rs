@@ -108,6 +108,7 @@ fn blip(reference: &Reference) -> (Backbone, Objectives) {
     let lm = LmConfig {
         weight: 1.0,
         texts_alone: false,
+        stories: false,
         label_smoothing: 0.1,
         self_critical: None,
     };

@@ -81,6 +81,7 @@ fn the_joint_encoder_equals_the_reference() {
         grounding: None,
         concepts: false,
         split: None,
+        interleaved: None,
     };
     let encoder = reference.fill(config.init(&mut Init::new(&reference.device, 0)), "");
     let (text, image) = (

@@ -149,6 +149,20 @@ fn changes(name: &str) -> Vec<&'static str> {
             ]);
         }
         "clip" => set.push("objectives.itc.width=32"),
+        "sugar" => {
+            // Retrieval of pairs alone is recorded, so no evaluator of stories.
+            set.extend(ONE_STREAM);
+            set.extend([
+                "eval.losses=none",
+                "data.source=stories",
+                "data.interleaved=none",
+                "data.shuffle={ shards = 2 }",
+                "data.stories={ train = 60, val = 10, tellings = 3, scenes = [2, 3], size = 32 }",
+                "stage=[{ name = \"slices\", share = 0.5, objectives = [\"itc\"], data = { source = \"scenes\" } }, \
+                 { name = \"stories\", share = 0.5, objectives = [\"lm\", \"alignment\"], \
+                 train = [\"backbone.joint\", \"objectives.lm\"] }]",
+            ]);
+        }
         "infoxlm" => set.extend([
             TEXTS,
             "model.image=none",
@@ -171,9 +185,10 @@ fn changes(name: &str) -> Vec<&'static str> {
         "unimo3-retrieval-tiny" => set.push("init=none"),
         // Retrieval alone is recorded.
         "simla-tiny" => set.extend(["eval.losses=none", "eval.key_words=none"]),
+        "sugar-tiny" => set.extend(["eval.stories=none", "eval.select=none"]),
         // The row that a tokenizer trained here pads with.
-        "mvp-base" | "albef-base" | "mamo-base" | "simla-base" | "dimbert-base" => {
-            set.push("model.text.pad_id=1")
+        "mvp-base" | "albef-base" | "mamo-base" | "simla-base" | "dimbert-base" | "sugar-base" => {
+            set.push("model.text.pad_id=1");
         }
         "uc2-base" | "m3p-base" => set.extend(["model.text.pad_id=1", "data.scenes.language=both"]),
         _ => {}
@@ -191,7 +206,7 @@ fn changes(name: &str) -> Vec<&'static str> {
     }
     if name != "unimo2-base" && !["cclm", "infoxlm"].contains(&family) {
         set.extend(SCENES);
-        if size != "tiny" {
+        if size != "tiny" && family != "sugar" {
             set.push("data.source=scenes");
         }
     }

@@ -87,6 +87,7 @@ fn encoder(reference: &Reference) -> JointEncoder {
         grounding: Some(quantiser(Choice::TopK, 12, reference.number("k"))),
         concepts: false,
         split: None,
+        interleaved: None,
     };
     config.validate().unwrap();
     let blank = config.init(&mut Init::new(&reference.device, 0));

@@ -74,6 +74,7 @@ fn model() -> BackboneConfig {
             grounding: None,
             concepts: false,
             split: None,
+            interleaved: None,
         }),
     }
 }

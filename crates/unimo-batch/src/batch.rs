@@ -7,10 +7,13 @@
 //! Shape legend: `B` samples, `L` text length, `C` = 3 channels, `H x W` pixels, `N` patches of an image, row by
 //! row.
 
+pub(crate) mod slices;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use self::slices::Slices;
 use crate::regions::Regions;
 
 /// One step's samples. Row `i` of every part belongs to `samples[i]`.
@@ -36,6 +39,9 @@ pub struct Batch {
     pub references: Vec<Vec<Vec<i32>>>,
     /// `[B]`: what a task predicts of each sample; empty if the loader was not asked for it.
     pub targets: Vec<Target>,
+    /// Each sample as a sequence of images and sentences, if the loader was asked for it. Its images and sentences are tables of their own.
+    #[serde(default)]
+    pub slices: Option<Slices>,
 }
 
 /// What a task predicts of a sample.

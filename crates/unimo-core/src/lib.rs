@@ -18,6 +18,7 @@
 //! # }
 //! ```
 
+pub mod alignment;
 pub mod attention;
 pub mod average;
 pub mod blocks;

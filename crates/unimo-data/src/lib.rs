@@ -25,6 +25,7 @@ pub use loader::concepts::ConceptReader;
 pub use loader::each::{Choose, Each};
 pub use loader::eval_set::{Caption, EvalSet, Item};
 pub use loader::skip::SkipList;
+pub use loader::story_set::{HeldStory, StorySet};
 pub use loader::switch::{Switch, SwitchConfig, SwitchedWords};
 pub use loader::task_set::{TaskBatch, TaskRow, TaskSet};
 pub use loader::{
@@ -40,6 +41,7 @@ pub use sources::source::{
     Annotations, Holds, Offers, Readable, Sample, Source, SourceConfig, SplitFacts, TextsOf,
 };
 pub use sources::splits::{BySplit, Split};
+pub use sources::telling::{Change, StorySlice, Telling};
 pub use store::{RemoteConfig, atomic, digest, paths, shards};
 pub use text::concepts::{Concepts, ConceptsConfig, PhraseSource};
 pub use text::masking::{Masker, aligned};

@@ -140,6 +140,12 @@ impl BackboneConfig {
         self.fusion.is_some() || self.joint.is_some()
     }
 
+    /// Whether it reads stories, sequences of images and sentences.
+    pub fn reads_stories(&self) -> bool {
+        let joint = self.joint.as_ref();
+        self.reads_pixels() && joint.is_some_and(|joint| joint.interleaved.is_some())
+    }
+
     /// Whether there is a cross-modal encoder with two streams, one of them the image's.
     pub fn has_two_streams(&self) -> bool {
         self.fusion

@@ -25,7 +25,9 @@
 
 pub mod split;
 
-use burn::module::Module;
+pub mod interleaved;
+
+use burn::module::{Module, Param};
 use burn::tensor::{Bool, Device, FloatDType, Int, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
@@ -36,6 +38,7 @@ use unimo_core::layers::{Activation, Dropout, LayerNorm};
 use unimo_core::mask::{Hidden, PaddingMask, PairMask};
 use unimo_core::split::Split;
 
+use crate::joint::interleaved::InterleavedConfig;
 use crate::joint::split::{Before, SplitConfig};
 use crate::output::{FusionOutput, Grounded};
 use crate::quantiser::{Quantised, Quantiser, QuantiserConfig};
@@ -72,6 +75,9 @@ pub struct JointConfig {
     /// Matrices of their own for image and text (DiMBERT); if absent, they share all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<SplitConfig>,
+    /// It also reads stories, sequences of images and sentences ([`interleaved`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interleaved: Option<InterleavedConfig>,
 }
 
 impl JointConfig {
@@ -80,6 +86,23 @@ impl JointConfig {
         self.block().validate()?;
         config::positive("layers", self.layers)?;
         self.check_split()?;
+        if let Some(interleaved) = &self.interleaved {
+            interleaved
+                .validate()
+                .map_err(|e| e.within("interleaved"))?;
+            ConfigError::unless(
+                self.split.is_none() && !self.concepts,
+                "interleaved",
+                "{}",
+                "must be absent beside split and concepts, whose parts are those of one image and one text",
+            )?;
+            ConfigError::unless(
+                self.grounding.is_none(),
+                "interleaved",
+                "{}",
+                "must be absent beside grounding: grounded tokens are those of one image and one text",
+            )?;
+        }
         match &self.grounding {
             Some(grounding) => grounding.validate().map_err(|e| e.within("grounding")),
             None => Ok(()),
@@ -116,6 +139,10 @@ impl JointConfig {
                 .map(|layer| PostNormBlock::new(init, &block.at(layer, self.layers)))
                 .collect(),
             split: Vec::new(),
+            slice_embedding: self
+                .interleaved
+                .as_ref()
+                .map(|config| init.normal([config.slices, self.width])),
             class_tokens,
             config: self.clone(),
         };
@@ -136,6 +163,8 @@ pub struct JointEncoder {
     pub layers: Vec<PostNormBlock>,
     /// Further matrices for each block; empty without `split`.
     pub split: Vec<Split>,
+    /// `[S, D]`: the places of slices in a story, if it reads stories.
+    pub slice_embedding: Option<Param<Tensor<2>>>,
     /// `C`.
     pub class_tokens: usize,
     /// What it was made from.
@@ -520,6 +549,7 @@ mod tests {
             dropout: 0.0,
             drop_path: 0.0,
             image_class: true,
+            interleaved: None,
             grounding: grounded.then_some(QuantiserConfig {
                 codes: 12,
                 tokens: 3,

@@ -88,6 +88,7 @@ fn joint(grounding: Option<Choice>) -> JointConfig {
         dropout: 0.0,
         drop_path: 0.0,
         image_class: true,
+        interleaved: None,
         grounding: grounding.map(|choice| QuantiserConfig {
             codes: 12,
             tokens: 3,

@@ -14,6 +14,7 @@ pub mod nlvr;
 pub mod patch_map;
 pub mod precision;
 pub mod retrieval;
+pub mod stories;
 pub mod vqa;
 
 pub use bitext::{BitextReport, bitext};

@@ -1,7 +1,7 @@
 //! What a loss is computed from.
 
 use burn::tensor::Device;
-use unimo_batch::{Batch, HiddenRegions, JOINED, MaskedTexts, Regions, TAGS, Texts};
+use unimo_batch::{Batch, HiddenRegions, JOINED, MaskedTexts, Regions, Slices, TAGS, Texts};
 use unimo_core::world::World;
 use unimo_encoders::backbone::Backbone;
 
@@ -67,6 +67,16 @@ impl<'a> Context<'a> {
         let tags = self.batch.further_texts.get(TAGS);
         let masked = tags.and_then(|tags| tags.masked.as_ref());
         masked.expect("invariant: the batch holds what was requested")
+    }
+
+    /// The stories.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the objective has not requested them.
+    pub fn slices(&self) -> &'a Slices {
+        let slices = self.batch.slices.as_ref();
+        slices.expect("invariant: the batch holds what was requested")
     }
 
     /// The images as regions.

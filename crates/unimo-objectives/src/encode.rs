@@ -16,7 +16,8 @@ use unimo_encoders::text::TextInput;
 use crate::encoded::{Encoded, Tables};
 use crate::kept::{FeatureCache, Kept, Rows};
 use crate::labels::ints;
-use crate::request::{By, ImageForm, ImageKind, Request, TextKind, What};
+use crate::request::{By, ImageForm, ImageKind, Request, SliceForm, TextKind, What};
+use crate::stories;
 
 /// The inputs of a batch that each model encodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +42,8 @@ struct Readings {
     /// Layers whose states are kept.
     text_layers: BTreeSet<usize>,
     image_layers: BTreeSet<usize>,
+    /// How the sentences of stories are read.
+    slices: BTreeSet<SliceForm>,
 }
 
 /// Range of the share of a text without an image that is given as the prefix.
@@ -99,6 +102,9 @@ impl Wanted {
                     of_model.represents |= matches!(form, ImageForm::Represented);
                     of_model.image_layers.extend(request.layer);
                 }
+                What::Slices(form) => {
+                    of_model.slices.insert(*form);
+                }
                 What::Words | What::References | What::Codes | What::Regions(_) => {}
             }
         }
@@ -145,6 +151,7 @@ impl Wanted {
         let rest = |own: &mut Readings, done: &Readings| {
             own.texts.retain(|kind| !done.texts.contains(kind));
             own.images.retain(|kind| !done.images.contains(kind));
+            own.slices.retain(|form| !done.slices.contains(form));
         };
         rest(&mut self.student, &done.student);
         rest(&mut self.teacher, &done.teacher);
@@ -271,6 +278,15 @@ impl Reader<'_> {
             self.second_images(wanted, into);
         }
         self.further(wanted, into);
+        if let Some(slices) = self
+            .batch
+            .slices
+            .as_ref()
+            .filter(|_| !wanted.slices.is_empty())
+        {
+            let read = stories::read(self.backbone, slices, &wanted.slices, self.device);
+            into.put_stories(read);
+        }
     }
 
     /// The names of the images' objects. They are hidden before the image encoder, so that images are encoded once (MVP's release).

@@ -10,7 +10,8 @@ use unimo_core::mask::PaddingMask;
 use unimo_encoders::features::{ImageFeatures, TextFeatures};
 
 use crate::partners::{Partners, Similarity};
-use crate::request::{By, ImageKind, Table, TextKind, describing};
+use crate::request::{By, ImageKind, SliceForm, Table, TextKind, describing};
+use crate::stories::StoryFeatures;
 
 /// Features of a batch by request. Each distinct request was encoded once for all objectives.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +44,8 @@ pub(crate) struct Tables {
     /// The first row of each kind in its table.
     first: BTreeMap<TextKind, usize>,
     images: BTreeMap<ImageKind, ImageFeatures>,
+    /// The slices of stories, by the way their sentences were read.
+    stories: BTreeMap<SliceForm, StoryFeatures>,
 }
 
 /// A batch's own rows, followed by samples of other batches.
@@ -128,6 +131,16 @@ impl Encoded {
     /// Images of the batch's samples, `B` rows; `None` if they were not requested or the batch has none.
     pub fn images(&self, by: By, kind: ImageKind) -> Option<&ImageFeatures> {
         self.tables(by).images.get(&kind)
+    }
+
+    /// The slices of the batch's stories.
+    ///
+    /// # Panics
+    ///
+    /// Panics if they were not requested.
+    pub fn stories(&self, by: By, form: SliceForm) -> &StoryFeatures {
+        let found = self.tables(by).stories.get(&form);
+        found.expect("invariant: the step gives what was requested")
     }
 
     /// The kind of bidirectional texts that the student has read: masked texts if there are any, else plain ones.
@@ -273,6 +286,11 @@ impl Tables {
             Some(before) => TextFeatures::cat(vec![before, texts]),
         };
         self.texts.insert(table, all);
+    }
+
+    /// Adds the slices of stories.
+    pub fn put_stories(&mut self, read: BTreeMap<SliceForm, StoryFeatures>) {
+        self.stories.extend(read);
     }
 
     /// Adds images of a kind to the tables.

@@ -43,6 +43,7 @@ pub mod ramp;
 pub mod registry;
 pub mod request;
 mod step;
+pub mod stories;
 pub mod tasks;
 pub mod teacher;
 mod temperature;
@@ -217,6 +218,7 @@ objectives! {
     ttm: pretraining::ttm::TtmConfig;
     tlm: pretraining::tlm::TlmConfig;
     xlco: pretraining::xlco::XlcoConfig;
+    alignment: pretraining::alignment::AlignmentConfig;
     vqa: tasks::vqa::VqaConfig;
     answers: tasks::answers::AnswersConfig;
     nlvr2: tasks::nlvr2::Nlvr2Config;
@@ -357,6 +359,7 @@ impl ModuleDisplayDefault for Objectives {
 }
 
 const NEEDS_ONE_STREAM: &str = "needs a cross-modal encoder of one stream, [model.joint], or none";
+const NEEDS_STORIES: &str = "needs a stream that reads stories, [model.joint.interleaved], and an image encoder of pixels, [model.image]";
 const NEEDS_TEXT_STREAM: &str = "needs a cross-modal encoder whose texts read images or other texts: [model.fusion] with image_stream = false";
 const NEEDS_TWO_STREAMS: &str =
     "needs a cross-modal encoder of two streams, [model.fusion] with image_stream = true";

@@ -9,7 +9,7 @@ use unimo_encoders::output::{FusionOutput, Keep};
 
 use crate::encoded::Encoded;
 use crate::labels::ints;
-use crate::request::{By, ImageKind, Table, TextKind};
+use crate::request::{By, ImageKind, SliceForm, Table, TextKind};
 
 /// Samples to send through the cross-modal encoder together: the text of sample `texts[i]` with the image of sample `images[i]`. If
 /// the batch lacks a modality, its list is empty.
@@ -39,6 +39,8 @@ pub struct Pairs {
     pub class_attention: bool,
     /// The layer of the cross-modal encoder whose attention of texts to images is read, [`FusionOutput::text_attention`].
     pub text_attention: Option<usize>,
+    /// Whether they are no pairs but stories, which one stream reads from left to right: `texts` are the samples.
+    pub stories: bool,
     /// Samples for which a wrong partner was wanted and not found, because all others show the same image.
     pub without_negative: usize,
 }
@@ -47,6 +49,15 @@ impl Pairs {
     /// Pairs each sample's text with its own image.
     pub fn matched(samples: usize) -> Self {
         Self::of_rows((0..samples).collect())
+    }
+
+    /// The stories of a batch, all of its samples.
+    pub fn stories(samples: usize) -> Self {
+        Self {
+            images: Vec::new(),
+            stories: true,
+            ..Self::matched(samples)
+        }
     }
 
     /// Pairs the text of each of these samples with its own image.
@@ -214,6 +225,7 @@ struct Pass {
     sides: Sides,
     class_attention: bool,
     text_attention: Option<usize>,
+    stories: bool,
     /// The rows of text and image in their tables.
     rows: Vec<Row>,
     places: HashMap<Row, usize>,
@@ -226,7 +238,7 @@ impl Pass {
     fn new(pairs: &Pairs) -> Self {
         Self {
             by: pairs.by,
-            text: (!pairs.texts.is_empty()).then(|| pairs.text.table()),
+            text: (!pairs.texts.is_empty() && !pairs.stories).then(|| pairs.text.table()),
             image: (!pairs.images.is_empty() && pairs.second.is_none()).then_some(pairs.image),
             second: pairs.second.as_ref().map(TextKind::table),
             hidden_tokens: pairs.hidden_tokens.clone(),
@@ -234,6 +246,7 @@ impl Pass {
             sides: pairs.sides,
             class_attention: pairs.class_attention,
             text_attention: pairs.text_attention,
+            stories: pairs.stories,
             rows: Vec::new(),
             places: HashMap::new(),
         }
@@ -252,6 +265,7 @@ impl Pass {
             && (self.text_attention.is_none()
                 || other.text_attention.is_none()
                 || self.text_attention == other.text_attention)
+            && self.stories == other.stories
     }
 
     /// Adds the pairs that are not there yet; returns the row of each pair.
@@ -279,6 +293,9 @@ impl Pass {
             By::Teacher => "teacher",
         };
         let _part = unimo_core::part!(None, "cross-modal encoder", by = by);
+        if self.stories {
+            return encoded.stories(self.by, SliceForm::InOrder).fuse(backbone);
+        }
         let keep = match (keep, self.text_attention) {
             (Keep::Nothing, Some(layer)) => Keep::TextAttention(layer),
             (keep, _) => keep,

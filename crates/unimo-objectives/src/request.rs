@@ -38,6 +38,17 @@ pub enum What {
     Codes,
     /// What the hidden regions of its image are, on the host: nothing is encoded.
     Regions(RegionLabels),
+    /// Its images and sentences in order, [`Batch::slices`].
+    Slices(SliceForm),
+}
+
+/// How the sentences of a story are read; its images are read as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SliceForm {
+    /// From left to right, for a stream that reads the story.
+    InOrder,
+    /// Each by itself, for a vector of each slice.
+    Each,
 }
 
 /// How a text is read.
@@ -256,6 +267,11 @@ impl Request {
         Self::of(What::Regions(labels))
     }
 
+    /// A story, read by the student.
+    pub fn slices(form: SliceForm) -> Self {
+        Self::of(What::Slices(form))
+    }
+
     fn of(what: What) -> Self {
         Self {
             what,
@@ -302,6 +318,10 @@ impl Request {
             What::Regions(labels) => {
                 let hidden = batch.regions.as_ref().and_then(|r| r.hidden.as_ref());
                 hidden.is_some_and(|hidden| labels.are_in(hidden))
+            }
+            What::Slices(_) => {
+                let slices = batch.slices.as_ref();
+                slices.is_some_and(|s| s.images.is_none() || backbone.reads_pixels())
             }
         }
     }
@@ -457,6 +477,8 @@ pub struct Inputs {
     pub joined_mask: Option<MaskSpec>,
     /// How texts and translations become the two sides of a contrast.
     pub sides: Option<SidesSpec>,
+    /// Whether samples are read as stories.
+    pub slices: bool,
 }
 
 impl Inputs {
@@ -514,6 +536,7 @@ impl Inputs {
                     What::Image(ImageForm::Second) => all.second = true,
                     What::References => all.references = true,
                     What::Codes => all.codes = true,
+                    What::Slices(_) => all.slices = true,
                     What::Text(TextForm::Plain | TextForm::AsOthers)
                     | What::Words
                     | What::Image(ImageForm::Plain | ImageForm::Represented) => {}

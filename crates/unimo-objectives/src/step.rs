@@ -15,7 +15,9 @@ use crate::encode::{Models, Wanted, encode};
 use crate::encoded::Encoded;
 use crate::outcome::{ACCURACY, Carry, Metric, Outcome};
 use crate::pairs::{Fused, fuse_keeping};
-use crate::request::holds;
+use crate::pretraining::alignment::itc_vectors;
+use crate::request::{By, Request, Samples, SliceForm, holds};
+use crate::stories::{self, ReadStories};
 use crate::{Draws, Objectives};
 
 /// The result of [`Objectives::step`].
@@ -138,6 +140,36 @@ impl Objectives {
         let (scores, fused) = self.predicted((key, batch), backbone, device, Keep::Attention)?;
         let outputs = fused.into_iter().filter_map(|fused| fused.output);
         Some((scores, outputs.map(|output| output.attention).collect()))
+    }
+
+    /// Stories of a batch as rows to compare; `None` if the model reads no stories, or the batch has none.
+    pub fn read_stories(
+        &self,
+        backbone: &Backbone,
+        batch: &Batch,
+        device: &Device,
+    ) -> Option<ReadStories> {
+        let joint = backbone.joint.as_ref()?;
+        joint.slice_embedding.as_ref()?;
+        let requests = [SliceForm::InOrder, SliceForm::Each].map(Request::slices);
+        if !holds(&requests, Samples::EACH, backbone, batch) {
+            return None;
+        }
+        let wanted = Wanted::fixed(&requests, backbone, batch);
+        let mut encoded = Encoded::new(batch);
+        encode(Models::of(backbone), batch, &wanted, device, &mut encoded);
+        let in_order = encoded.stories(By::Student, SliceForm::InOrder);
+        let states = in_order.fuse(backbone).text?;
+        let stories = match &self.alignment {
+            Some(alignment) => alignment.embed(states, &in_order.layout),
+            None => stories::plain(states, &in_order.layout),
+        };
+        let each = encoded.stories(By::Student, SliceForm::Each);
+        let itc = self.itc.as_ref();
+        Some(ReadStories {
+            stories: stories.without_autodiff(),
+            slices: itc.map(|itc| itc_vectors(itc, each).without_autodiff()),
+        })
     }
 
     fn predicted(

@@ -53,6 +53,7 @@ fn lm(label_smoothing: f64) -> LmConfig {
     LmConfig {
         weight: 1.0,
         texts_alone: false,
+        stories: false,
         label_smoothing,
         self_critical: None,
     }
@@ -283,6 +284,7 @@ fn a_narrower_text_encoder_is_named() {
     assert!(error.contains("as wide as"), "{error}");
     let alone = LmConfig {
         texts_alone: true,
+        stories: false,
         ..lm(0.0)
     };
     let error = alone.validate_with(&model(true)).unwrap_err();

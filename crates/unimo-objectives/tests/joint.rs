@@ -96,6 +96,7 @@ fn objectives() -> ObjectivesConfig {
         lm: Some(LmConfig {
             weight: 1.0,
             texts_alone: true,
+            stories: false,
             label_smoothing: 0.0,
             self_critical: None,
         }),

@@ -397,6 +397,38 @@ pub struct KeyWord {
     pub precision: Option<f64>,
 }
 
+/// `stories.json`: how held-out stories, told again, align with other tellings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoriesRecord {
+    /// The step of the weights.
+    pub step: u64,
+    /// Some alignments.
+    #[serde(default)]
+    pub examples: Vec<StoryAlignment>,
+}
+
+/// The soft alignment of two tellings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoryAlignment {
+    /// How the other telling differs from the story: `none`, `order`, `attribute`.
+    pub change: String,
+    /// The slices of the story told again.
+    #[serde(default)]
+    pub rows: Vec<String>,
+    /// The slices of the other telling.
+    #[serde(default)]
+    pub columns: Vec<String>,
+    /// `values[row][column]`: the share of alignments that go through both slices.
+    #[serde(default)]
+    pub values: Vec<Vec<f64>>,
+    /// The similarity by the kernel.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub kernel: f64,
+    /// The similarity by the model.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub model: f64,
+}
+
 /// `codes.json`: how some held-out pairs use the codes of a grounded dictionary.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CodesRecord {
@@ -644,6 +676,8 @@ pub(crate) struct RunFolder {
     pub grad_cam: Option<GradCamRecord>,
     /// `key_words.json`, if there is one.
     pub key_words: Option<KeyWordsRecord>,
+    /// `stories.json`, if there is one.
+    pub stories: Option<StoriesRecord>,
     /// `codes.json`, if there is one.
     pub codes: Option<CodesRecord>,
     pub gallery: Vec<GalleryItem>,
@@ -670,6 +704,7 @@ impl RunFolder {
         folder.predictions = object(run, "predictions.json", &mut folder.problems);
         folder.grad_cam = object(run, "grad_cam.json", &mut folder.problems);
         folder.key_words = object(run, "key_words.json", &mut folder.problems);
+        folder.stories = object(run, "stories.json", &mut folder.problems);
         folder.codes = object(run, "codes.json", &mut folder.problems);
         folder.gallery = object::<GalleryRecord>(run, "gallery.json", &mut folder.problems)
             .map(|gallery| gallery.items)

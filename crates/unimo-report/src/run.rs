@@ -23,6 +23,7 @@ use crate::sections::pictures::{codes, gallery, phrases};
 use crate::sections::predictions::predictions;
 use crate::sections::retrieval::retrieval;
 use crate::sections::scores::scores;
+use crate::sections::stories::stories;
 use crate::summary::{header, plain, problems, summary};
 
 #[cfg(test)]
@@ -85,6 +86,7 @@ fn page(run: &Path, mut folder: RunFolder) -> String {
         folder.gates.as_ref().and_then(gates),
         codes,
         folder.key_words.as_ref().and_then(key_words),
+        folder.stories.as_ref().and_then(stories),
         phrases,
         gallery,
         dynamics(&folder),

@@ -29,7 +29,8 @@ pub struct Caption {
 const PROMPT: usize = 1;
 
 impl<'a> Captioner<'a> {
-    /// A model's captioner; `None` if it was not trained with `[objectives.lm]`, or has no cross-modal encoder to see images with.
+    /// A model's captioner; `None` if it was not trained with `[objectives.lm]` on captions (stories are no captions), or has no cross-modal
+    /// encoder to see images with.
     ///
     /// # Errors
     ///
@@ -41,7 +42,8 @@ impl<'a> Captioner<'a> {
     ) -> Result<Option<Self>, ConfigError> {
         let backbone = &model.backbone;
         let sees = backbone.fusion.is_some() || backbone.joint.is_some();
-        let Some(lm) = model.objectives.lm.as_ref().filter(|_| sees) else {
+        let lm = model.objectives.lm.as_ref().filter(|_| sees);
+        let Some(lm) = lm.filter(|lm| !lm.config.stories) else {
             return Ok(None);
         };
         let writer = Writer {

@@ -16,6 +16,7 @@ use crate::evaluators::grad_cam::GradCam;
 use crate::evaluators::key_words::KeyWords;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::{self, Retrieval};
+use crate::evaluators::stories::Stories;
 use crate::evaluators::task::Predictions;
 use crate::evaluators::{Evaluator, HeldOut, registry};
 use crate::opened::Opened;
@@ -60,6 +61,7 @@ pub fn run(
         recipe.eval.bitext.is_some(),
         recipe.eval.key_words.is_some(),
         recipe.eval.base_to_novel.is_some(),
+        recipe.eval.stories.is_some(),
     ];
     let targets = opened.targets();
     for split in splits.iter().filter(|_| own.contains(&true)) {
@@ -90,6 +92,10 @@ pub fn run(
             && let Some(words) = KeyWords::open(config, recipe, &held_out, say)?
         {
             found.extend(words.evaluate(&weights, say)?);
+        }
+        if let Some(config) = &recipe.eval.stories {
+            let stories = Stories::open(config, recipe, &held_out)?;
+            found.extend(stories.evaluate(&weights, say)?);
         }
         records.extend(found.into_iter().map(|record| EvalRecord {
             split: labelled(&record.split, options),

@@ -10,7 +10,8 @@ use unimo_data::{
     Offers, PatchCodes, PatchMask, Readable, Rewrite as _, Source, Split, Switch, TextTokenizer,
     TokenizerConfig,
 };
-use unimo_objectives::request::{Request, TextForm, What};
+use unimo_objectives::Settings;
+use unimo_objectives::request::{Request, SliceForm, TextForm, What};
 
 use crate::data::codes::make;
 use crate::data::concepts::count;
@@ -74,7 +75,12 @@ fn given_tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer
 fn reads_texts(recipe: &Recipe) -> bool {
     let each = recipe.objectives.each().into_iter();
     each.flat_map(|(_, settings)| settings.requests())
-        .any(|request| matches!(request.what, What::Text(_) | What::Words))
+        .any(|request| {
+            matches!(
+                request.what,
+                What::Text(_) | What::Words | What::Slices(SliceForm::InOrder)
+            )
+        })
 }
 
 /// Checks that the data can have what the objectives read, as far as the source as a whole tells.
@@ -105,6 +111,7 @@ pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError
         )));
     }
     check_regions(recipe, source)?;
+    check_stories(recipe, source)?;
     check_alignments(recipe, source)?;
     if recipe.model.reads_concepts() && named(source, source.len(Split::Train)).is_none() {
         return Err(TrainError::Check(format!(
@@ -163,6 +170,40 @@ fn has_a_translation(source: &dyn Source) -> bool {
     all.any(|of| {
         (0..of.languages.meanings.len()).any(|text| !of.languages.translations(text).is_empty())
     })
+}
+
+/// Checks that the model has room for the slices of a story, and that nothing is asked of stories that is not done to them.
+fn check_stories(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError> {
+    let reads = |(_, settings): &(&'static str, &dyn Settings)| {
+        let mut requests = settings.requests().into_iter();
+        requests.any(|request| matches!(request.what, What::Slices(_)))
+    };
+    let Some((key, _)) = recipe.objectives.each().into_iter().find(reads) else {
+        return Ok(());
+    };
+    let joint = recipe.model.joint.as_ref();
+    let interleaved = joint.and_then(|joint| joint.interleaved.as_ref());
+    let (room, slices) = (interleaved.map_or(0, |i| i.slices), source.offers().slices);
+    if slices > room {
+        return Err(TrainError::Check(format!(
+            "model.joint.interleaved.slices = {room} is too small for objectives.{key}: a story has up to {slices} slices: {}. Generated stories \
+             have two for each of data.stories.scenes, those of files as many as data.interleaved.most allows",
+            source.describe()
+        )));
+    }
+    // A stage may have stories of its own.
+    if slices == 0 && recipe.stage.iter().all(|stage| stage.data.is_none()) {
+        return Err(TrainError::Check(format!(
+            "objectives.{key} reads stories, of which the data has none: {}. The sources stories and interleaved have them",
+            source.describe()
+        )));
+    }
+    if recipe.data.switch.is_some() {
+        return Err(TrainError::Check(format!(
+            "data.switch changes nothing for objectives.{key}: the sentences of stories are read as they are"
+        )));
+    }
+    Ok(())
 }
 
 /// Checks that words of translations are aligned where words are hidden by it.
@@ -236,9 +277,11 @@ fn lacks(requests: &[Request], offers: &Offers) -> Vec<&'static str> {
     let needed = || requests.iter().filter(|request| !request.optional);
     let image = needed().any(|request| matches!(request.what, What::Image(_) | What::Codes));
     let text = needed().any(|request| matches!(request.what, What::Text(_) | What::Words));
+    let stories = needed().any(|request| matches!(request.what, What::Slices(_)));
     let all = [
         ("images", image && !offers.images),
         ("texts", text && !offers.captions),
+        ("stories", stories && offers.slices == 0),
         (
             TRANSLATIONS,
             reads_translations(requests) && !offers.translations,
@@ -544,6 +587,10 @@ pub fn for_keys(
     });
     spec.sides = inputs.sides;
     spec.references = inputs.references;
+    let joint = recipe.model.joint.as_ref();
+    let interleaved = joint.and_then(|joint| joint.interleaved.as_ref());
+    let slices = interleaved.filter(|_| inputs.slices);
+    spec.slices = slices.map(|interleaved| interleaved.slices);
     spec.hide_regions = inputs.region_mask.map(|mask| HideRegions {
         mask,
         labels: inputs.region_labels,

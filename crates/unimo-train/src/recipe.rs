@@ -106,6 +106,8 @@ built_in![
     "m3p-base",
     "dimbert-tiny",
     "dimbert-base",
+    "sugar-tiny",
+    "sugar-base",
     "unimo3-vqa-base",
     "unimo3-nlvr2-base",
     "unimo3-snli-ve-base",
@@ -572,6 +574,12 @@ impl Recipe {
             "must be absent with objectives.lm.self_critical, whose loss is that of captions which it draws: [eval.captions] judges them",
         )?;
         ConfigError::unless(
+            self.eval.captions.is_none() || !lm.is_some_and(|lm| lm.stories),
+            "eval.captions",
+            "{}",
+            "must be absent with objectives.lm.stories = true, which learns no captions of single images: [eval.stories] judges it",
+        )?;
+        ConfigError::unless(
             self.eval.prompts.is_none() || self.objectives.itc.is_some(),
             "eval.prompts",
             "{}",
@@ -594,6 +602,12 @@ impl Recipe {
             "eval.base_to_novel",
             "{}",
             "needs [objectives.prompts], which tells classes by their names",
+        )?;
+        ConfigError::unless(
+            self.eval.stories.is_none() || self.model.reads_stories(),
+            "eval.stories",
+            "{}",
+            "needs a stream that reads stories, [model.joint.interleaved], and an image encoder of pixels, [model.image]",
         )?;
         self.check_representation()?;
         if let Some(config) = &self.eval.bitext {

@@ -132,6 +132,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             grounding,
             concepts: false,
             split: None,
+            interleaved: None,
         };
     let (codes, tokens) = dictionary(size);
     let mvp = family == Family::Mvp;

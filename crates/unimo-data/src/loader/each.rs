@@ -246,6 +246,7 @@ impl Source for Each {
             phrases: self.own(split, index, known.phrases.clone()),
             tags: known.tags.clone(),
             languages: self.own_languages(split, index, &known.languages),
+            telling: known.telling,
             labels: vec![self.label_of(split, index, known)],
         })
     }

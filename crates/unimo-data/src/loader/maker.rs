@@ -20,10 +20,12 @@ use crate::loader::desk::Work;
 use crate::loader::hidden_regions::{OfSample, RegionHider};
 use crate::loader::joined::{self, AlignedWords, Parts};
 use crate::loader::sides;
+use crate::loader::slices::{self, MadeSlice};
 use crate::loader::spec::{FurtherText, LoaderSpec, TAG_SEPARATOR};
 use crate::order::draws::{Permutation, Stream, below, hash};
 use crate::order::plan::Plan;
 use crate::sources::source::Sample;
+use crate::sources::telling::StorySlice;
 use crate::text::masking::Masker;
 use crate::text::tokens::Encoded;
 
@@ -74,6 +76,8 @@ pub(super) struct Made {
     second_picture: Vec<u8>,
     /// The part of its image that the model sees.
     pub(super) window: Window,
+    /// Its slices; empty if it is not read as a story.
+    slices: Vec<MadeSlice>,
 }
 
 impl Made {
@@ -237,6 +241,16 @@ impl Maker {
             let tags = reader.tags(&spec.tokenizer, &tags, hide);
             further_texts.insert(TAGS.to_owned(), tags);
         }
+        let stories: Vec<_> = made
+            .iter_mut()
+            .map(|made| std::mem::take(&mut made.slices))
+            .collect();
+        let found = stories.iter().filter(|story| !story.is_empty()).count();
+        all_or_none(batch, found, made.len(), "a story")?;
+        let slices = (found > 0).then(|| {
+            let length = spec.max_text_length;
+            slices::batch(stories, &spec.images, &spec.tokenizer, length)
+        });
         Ok(Batch {
             targets: self.targets(batch, &made)?,
             references: self.references(&made),
@@ -247,6 +261,7 @@ impl Maker {
             images,
             further_texts,
             regions,
+            slices,
         })
     }
 
@@ -486,6 +501,8 @@ impl Maker {
                 &mut second_picture,
             )?;
         }
+        let slices = self.slices(std::mem::take(&mut sample.slices), position);
+        let slices = slices.map_err(bad)?;
         let caption = self.choice(position, sample.captions.len());
         if let (Some(hider), Some(regions)) = (&self.hider, &sample.regions) {
             let language = language_of(&sample, caption);
@@ -528,7 +545,26 @@ impl Maker {
             codes,
             second_picture,
             window,
+            slices,
         })
+    }
+
+    /// The slices of a sample as the model reads them; none unless samples are read as stories. Each image is changed at random by itself.
+    fn slices(&self, slices: Vec<StorySlice>, position: u64) -> Result<Vec<MadeSlice>, String> {
+        let spec = &self.spec;
+        // Samples of other parts of a mixture are no stories.
+        let Some(most) = spec.slices.filter(|_| !slices.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let square = |at: usize, picture: RgbImage| match &spec.augment {
+            None => spec.images.square(&picture),
+            Some(augment) => {
+                let draw = hash(Stream::SliceView, &[spec.seed, position, at as u64]);
+                augment.apply_to(&spec.images, Cow::Owned(picture), draw)
+            }
+        };
+        let encode = |text: &str| spec.tokenizer.encode(text, spec.max_text_length);
+        slices::made(slices, most, &spec.images, &square, &encode)
     }
 
     /// The text that the model reads instead of this one, whose language may be known.

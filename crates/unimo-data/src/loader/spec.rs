@@ -56,6 +56,8 @@ pub struct LoaderSpec {
     pub sides: Option<SidesSpec>,
     /// Whether batches hold all captions of their images.
     pub references: bool,
+    /// Slices of a story at most, if samples are read as stories; `None`: batches have none.
+    pub slices: Option<usize>,
     /// Makes concepts of phrases and tags; `None`: batches have none.
     pub concepts: Option<ConceptReader>,
     /// Share of concepts that are hidden; `None`: only phrases that would reveal a hidden word.
@@ -122,6 +124,7 @@ impl LoaderSpec {
             joined: None,
             sides: None,
             references: false,
+            slices: None,
             concepts: None,
             concept_rate: None,
             rewrite: None,

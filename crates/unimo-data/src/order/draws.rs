@@ -38,6 +38,8 @@ pub(crate) enum Stream {
     WordsOrRegions = 32,
     Joined = 24,
     Sides = 25,
+    Story = 37,
+    SliceView = 38,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.

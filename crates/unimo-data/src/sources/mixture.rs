@@ -249,6 +249,7 @@ impl Source for OneModality {
             images: self.keep == Kept::Images,
             captions: self.keep == Kept::Texts,
             regions: None,
+            slices: 0,
             ..self.source.offers()
         }
     }
@@ -455,6 +456,12 @@ impl Source for Mixture {
             reads_ahead: any(|part| part.reads_ahead),
             translations: any(|part| part.translations),
             alignments: any(|part| part.alignments),
+            slices: self
+                .parts
+                .iter()
+                .map(|part| part.offers().slices)
+                .max()
+                .unwrap_or(0),
         }
     }
 

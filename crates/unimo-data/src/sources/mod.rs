@@ -11,6 +11,7 @@ pub(crate) mod folders;
 pub(crate) mod given;
 pub mod glue;
 pub mod images;
+pub mod interleaved;
 pub mod karpathy;
 pub(crate) mod label;
 pub(crate) mod languages;
@@ -30,6 +31,8 @@ pub mod scenes;
 pub mod snli_ve;
 pub(crate) mod source;
 pub(crate) mod splits;
+pub mod stories;
+pub(crate) mod telling;
 pub(crate) mod template;
 pub mod texts;
 pub mod visual_genome;
@@ -57,6 +60,10 @@ macro_rules! sources {
             pairs Pairs($crate::sources::pairs::PairsConfig);
             /// Generated images of shapes with captions that are true of them.
             scenes Scenes($crate::sources::scenes::ScenesConfig);
+            /// Generated stories: scenes in order, and changes of them.
+            stories Stories($crate::sources::stories::StoriesConfig);
+            /// Stories in files: images and sentences in order.
+            interleaved Interleaved($crate::sources::interleaved::InterleavedFiles);
             /// COCO's captions, with boxes and names of objects.
             coco Coco($crate::sources::coco::CocoConfig);
             /// Karpathy's splits of COCO and Flickr.

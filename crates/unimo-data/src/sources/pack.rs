@@ -58,6 +58,10 @@ pub fn pack(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<PackIndex, DataError> {
     spec.validate()?;
+    if source.offers().slices > 0 {
+        let allowed = "a source of single images and texts: shards hold no stories";
+        return Err(DataError::config("data.source", source.describe(), allowed));
+    }
     fs::create_dir_all(folder).map_err(|error| DataError::file("create", folder, error))?;
     let mut packer = Packer {
         source,

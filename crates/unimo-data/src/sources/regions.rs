@@ -380,6 +380,8 @@ impl Source for WithRegions {
             regions: Some(self.shape),
             translations: whole.translations,
             alignments: whole.alignments,
+            // Their images are pixels.
+            slices: 0,
             reads_ahead: matches!(self.from, Features::Boxes(_)) && whole.reads_ahead,
         }
     }

@@ -8,6 +8,7 @@
 mod drawing;
 mod kinds;
 pub(crate) mod language;
+pub(crate) mod story;
 mod words;
 
 use std::collections::HashSet;

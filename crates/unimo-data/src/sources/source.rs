@@ -18,6 +18,7 @@ use crate::sources::label::Label;
 use crate::sources::languages::Languages;
 use crate::sources::regions::RegionClasses;
 pub use crate::sources::splits::Split;
+use crate::sources::telling::{StorySlice, Telling};
 
 /// One image with everything known about it. Values that a source does not know are empty.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -56,6 +57,8 @@ pub struct Sample {
     pub labels: Vec<Label>,
     /// The right image, if questions and statements are about two; `image` is the left one.
     pub second_image: Option<RgbImage>,
+    /// The images and sentences of a story, in order; empty if it is none.
+    pub slices: Vec<StorySlice>,
 }
 
 /// Identifies an image by its file's content: equal files have equal numbers.
@@ -87,6 +90,8 @@ pub struct Offers {
     pub translations: bool,
     /// Whether it is known which words of these stand for each other.
     pub alignments: bool,
+    /// Slices of a story at most, if samples are stories; 0: they are none.
+    pub slices: usize,
 }
 
 impl Default for Offers {
@@ -98,6 +103,7 @@ impl Default for Offers {
             reads_ahead: false,
             translations: false,
             alignments: false,
+            slices: 0,
         }
     }
 }
@@ -139,6 +145,8 @@ pub struct Annotations {
     pub tags: Vec<String>,
     /// The languages of the texts of [`Source::captions`], and which of them say the same.
     pub languages: Languages,
+    /// Which story the sample tells, if that is known.
+    pub telling: Option<Telling>,
 }
 
 impl Annotations {

@@ -112,6 +112,12 @@ impl BackboneConfig {
             (None, Some(joint)) => {
                 joint.validate().map_err(|e| e.within("joint"))?;
                 self.check_parts(joint, images.is_some())?;
+                ConfigError::unless(
+                    joint.interleaved.is_none() || self.reads_pixels(),
+                    "joint.interleaved",
+                    "{}",
+                    "needs an image encoder of pixels, [model.image]: the images of stories are pixels",
+                )?;
                 let text = Some(("text", self.text.width));
                 for (key, width) in [text, images].into_iter().flatten() {
                     ConfigError::unless(

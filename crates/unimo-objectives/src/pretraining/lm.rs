@@ -5,6 +5,8 @@
 //! image the prefix is the begin token alone. Without one it is the first 10 to 50 per cent of the batch's longest text. With a
 //! cross-modal encoder of two streams, the image stream sees no words.
 //!
+//! With `stories` it reads sequences of images and sentences, whose prefix is all that stands before a sentence.
+//!
 //! With `self_critical` the model learns from captions of its own ([`self_critical`]).
 //!
 //! Shape legend: `B` samples, `L` text length, `D` width, `M` predicted positions, `V` vocabulary.
@@ -17,9 +19,10 @@ use burn::module::Module;
 use burn::tensor::assert_shape;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use unimo_batch::{ConfigError, Texts, config};
+use unimo_batch::{ConfigError, Slices, Texts, config};
 use unimo_core::init::Init;
 use unimo_encoders::backbone::BackboneConfig;
+use unimo_encoders::joint::interleaved::Layout;
 
 use crate::context::Context;
 use crate::encoded::Encoded;
@@ -27,10 +30,10 @@ use crate::objective::{Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
 use crate::pretraining::lm::self_critical::{Reward, SelfCriticalConfig};
-use crate::request::{ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
+use crate::request::{By, ImageForm, ImageKind, Request, Samples, SliceForm, TextForm, TextKind};
 use crate::tied::TiedHead;
 use crate::weight;
-use crate::{NEEDS_ONE_STREAM, is_default};
+use crate::{NEEDS_ONE_STREAM, NEEDS_STORIES, is_default};
 
 /// `[objectives.lm]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +45,9 @@ pub struct LmConfig {
     /// Whether it also learns from texts without images, which needs a single-stream cross-modal encoder, or none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub texts_alone: bool,
+    /// Whether it reads stories: each word is predicted from the images and sentences before it. It then learns from no single pairs.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stories: bool,
     /// Share of each target that is spread over the whole vocabulary: 0.1 in fine-tuning for captions (UNIMO-2, BLIP, X-VLM).
     #[serde(default, skip_serializing_if = "is_default")]
     pub label_smoothing: f64,
@@ -63,6 +69,9 @@ impl Settings for LmConfig {
         if self.self_critical.is_some() {
             return vec![Request::image(ImageForm::Plain), Request::references()];
         }
+        if self.stories {
+            return vec![Request::slices(SliceForm::InOrder)];
+        }
         vec![
             Request::text(TextForm::LeftToRight),
             Request::image(ImageForm::Plain).optional_if(self.texts_alone),
@@ -76,6 +85,12 @@ impl Settings for LmConfig {
     fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
         config::probability("label_smoothing", self.label_smoothing)?;
+        ConfigError::unless(
+            !self.stories || (!self.texts_alone && self.self_critical.is_none()),
+            "stories",
+            self.stories,
+            "must be false beside texts_alone and self_critical, which are of texts and of single images",
+        )?;
         let Some(self_critical) = &self.self_critical else {
             return Ok(());
         };
@@ -100,6 +115,12 @@ impl Settings for LmConfig {
             "texts_alone",
             self.texts_alone,
             NEEDS_ONE_STREAM,
+        )?;
+        ConfigError::unless(
+            !self.stories || model.reads_stories(),
+            "stories",
+            self.stories,
+            NEEDS_STORIES,
         )?;
         let Some(self_critical) = &self.self_critical else {
             return Ok(());
@@ -157,6 +178,18 @@ pub(crate) fn next_words(texts: &Texts, prefix: usize) -> (Vec<i32>, Vec<i32>) {
     (positions, words)
 }
 
+/// Positions of `[B, L]` of stories that predict their next word, and those words. The begin token of a sentence predicts its first word.
+fn words_of_stories(slices: &Slices, layout: &Layout) -> (Vec<i32>, Vec<i32>) {
+    let Some(texts) = &slices.texts else {
+        return (Vec::new(), Vec::new());
+    };
+    let (positions, words) = layout.next_words(texts.length);
+    (
+        positions,
+        words.into_iter().map(|at| texts.ids[at]).collect(),
+    )
+}
+
 impl Objective for Lm {
     fn settings(&self) -> &dyn Settings {
         &self.config
@@ -165,6 +198,9 @@ impl Objective for Lm {
     fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
         if self.config.self_critical.is_some() {
             return Vec::new();
+        }
+        if self.config.stories {
+            return vec![Pairs::stories(encoded.samples)];
         }
         vec![Pairs::present(
             encoded,
@@ -177,11 +213,16 @@ impl Objective for Lm {
             return self_critical::loss(self, config, context);
         }
         let (_, fused) = Fused::only(fused);
-        let texts = context.texts();
         let text = fused.text();
-        assert_shape!(text, [context.encoded.samples, texts.length, _]);
         let table = context.backbone.text.word_embedding.weight.val();
-        let next = next_words(texts, context.encoded.prefix());
+        let next = if self.config.stories {
+            let stories = context.encoded.stories(By::Student, SliceForm::InOrder);
+            words_of_stories(context.slices(), &stories.layout)
+        } else {
+            let texts = context.texts();
+            assert_shape!(text, [context.encoded.samples, texts.length, _]);
+            next_words(texts, context.encoded.prefix())
+        };
         let smoothing = self.config.label_smoothing;
         Outcome::of_positions_smoothed(text.clone(), next, smoothing, |states| {
             self.head.logits(states, table)

@@ -1,5 +1,6 @@
 //! Pre-training losses, one per file.
 
+pub mod alignment;
 pub mod codes;
 pub mod itc;
 pub mod itm;

@@ -113,6 +113,7 @@ pub fn joint() -> JointConfig {
         grounding: None,
         concepts: false,
         split: None,
+        interleaved: None,
     }
 }
 

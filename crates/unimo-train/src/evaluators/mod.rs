@@ -18,6 +18,7 @@ pub mod plan;
 pub mod prompts;
 pub mod registry;
 pub mod retrieval;
+pub mod stories;
 pub mod task;
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use crate::evaluators::key_words::KeyWords;
 use crate::evaluators::losses::Losses;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::Retrieval;
+use crate::evaluators::stories::Stories;
 use crate::evaluators::task::Predictions;
 use crate::model::Model;
 use crate::recipe::Recipe;
@@ -164,6 +166,9 @@ pub fn open(
     }
     if let Some(config) = &recipe.eval.base_to_novel {
         all.push(Box::new(BaseToNovel::open(config, recipe, held_out)?));
+    }
+    if let Some(config) = &recipe.eval.stories {
+        all.push(Box::new(Stories::open(config, recipe, held_out)?));
     }
     for section in recipe.eval.outside.each() {
         all.push(registry::open(section, recipe, held_out)?);

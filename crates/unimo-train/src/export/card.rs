@@ -509,6 +509,7 @@ impl Card<'_> {
 fn language(data: &DataConfig) -> Option<&'static str> {
     match data.chosen().ok()? {
         AnySource::Scenes(_)
+        | AnySource::Stories(_)
         | AnySource::Coco(_)
         | AnySource::Karpathy(_)
         | AnySource::VisualGenome(_)
@@ -518,6 +519,7 @@ fn language(data: &DataConfig) -> Option<&'static str> {
         | AnySource::Conceptual(_)
         | AnySource::Glue(_) => Some("en"),
         AnySource::Pairs(_)
+        | AnySource::Interleaved(_)
         | AnySource::Vqa(_)
         | AnySource::Images(_)
         | AnySource::Texts(_)

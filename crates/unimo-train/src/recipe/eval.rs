@@ -69,6 +69,9 @@ pub struct EvalConfig {
     /// Known and new classes of held-out images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_to_novel: Option<BaseToNovelConfig>,
+    /// Held-out stories, found among those that differ by their order or by one attribute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stories: Option<StoriesEvalConfig>,
     /// The evaluators of other crates.
     #[serde(flatten, skip_deserializing)]
     pub outside: OutsideSections,
@@ -134,6 +137,7 @@ impl Default for EvalConfig {
             grad_cam: None,
             bitext: None,
             base_to_novel: None,
+            stories: None,
             outside: OutsideSections::default(),
         }
     }
@@ -157,6 +161,14 @@ impl EvalConfig {
                 .search
                 .validate()
                 .map_err(|e| e.within("search").within("captions"))?;
+        }
+        if let Some(stories) = &self.stories {
+            ConfigError::unless(
+                stories.pool >= 2,
+                "stories.pool",
+                stories.pool,
+                "must be at least 2: one candidate is always found",
+            )?;
         }
         self.outside.validate()
     }
@@ -258,6 +270,26 @@ pub struct BaseToNovelConfig {
     /// The new classes; none: every class of the training data that is no label.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub novel: Vec<String>,
+}
+
+/// `[eval.stories]`: whether a held-out story told again is nearer to its first telling than to tellings in another order, with one attribute
+/// changed, and of other stories. The model must read stories; `eval.limit` does not count for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoriesEvalConfig {
+    /// Candidates of a query, at least: stories are put into pools until each has so many.
+    pub pool: usize,
+    /// Stories whose alignments the report shows.
+    pub examples: usize,
+}
+
+impl Default for StoriesEvalConfig {
+    fn default() -> Self {
+        Self {
+            pool: 200,
+            examples: 2,
+        }
+    }
 }
 
 /// `eval.bitext.pooling`: what a text is after a layer.

@@ -126,6 +126,7 @@ impl Source for WebDataset {
                 phrases: record.phrases,
                 tags: record.tags,
                 languages: record.languages,
+                telling: None,
             },
             Texts::Captions(_) => Annotations::default(),
         })

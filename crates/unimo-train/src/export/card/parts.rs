@@ -20,8 +20,12 @@ pub(super) fn family(
         ttm,
         tlm,
         xlco,
+        alignment,
         ..
     } = objectives;
+    if alignment.is_some() {
+        return Some(("Sugar's structure-induced loss (our reading)", "sugar"));
+    }
     if xlco.is_some() && !model.reads_images() {
         return Some(("InfoXLM", "infoxlm"));
     }
