@@ -30,6 +30,7 @@ fn stream(reference: &Reference, split: SplitConfig) -> JointEncoder {
         image_class: true,
         grounding: None,
         concepts: true,
+        interleaved: None,
         split: Some(split),
     };
     config.validate().unwrap();

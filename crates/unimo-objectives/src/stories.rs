@@ -79,6 +79,7 @@ impl StoryFeatures {
             gates: Vec::new(),
             attention: Vec::new(),
             class_attention: None,
+            text_attention: None,
         }
     }
 }

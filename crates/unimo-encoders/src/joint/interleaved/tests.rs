@@ -86,6 +86,8 @@ mod reading {
             drop_path: 0.0,
             image_class: true,
             grounding: None,
+            concepts: false,
+            split: None,
             interleaved: Some(InterleavedConfig { slices: 6, patches }),
         };
         config.init(&mut Init::new(device, 1).with_deviation(0.5))
