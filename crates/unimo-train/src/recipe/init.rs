@@ -19,6 +19,14 @@ pub enum Layers {
 }
 
 impl Layers {
+    /// Its name in a recipe.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::EverySecond => "every_second",
+        }
+    }
+
     /// For each of `ours` layers the number of one of `theirs`, from 0. `key` is the recipe's key of `ours`.
     ///
     /// # Errors
@@ -173,7 +181,7 @@ impl InitConfig {
         ConfigError::unless(
             own || parts || self.layers.is_none(),
             "init.layers",
-            format_args!("{:?}", self.layers),
+            format_args!("\"{}\"", self.layers.map_or("none", Layers::name)),
             "must be absent with a whole METER, BridgeTower or ALBEF, whose depth must be the recipe's",
         )?;
         ConfigError::unless(
@@ -182,6 +190,19 @@ impl InitConfig {
             format_args!("{:?}", self.parts),
             "must be absent but with whole = \"unimo:RUN\"; other checkpoints are read as a whole, or by text and image",
         )
+    }
+
+    /// What it names that is neither there nor a Hugging Face id.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let whole = self
+            .whole
+            .as_deref()
+            .and_then(|whole| whole.split_once(':'));
+        let named = whole.map(|(_, path)| path);
+        let parts = [self.text.as_deref(), self.image.as_deref()];
+        let named = named.into_iter().chain(parts.into_iter().flatten());
+        let missing = named.filter(|path| !Path::new(path).exists());
+        missing.map(str::to_owned).collect()
     }
 
     /// Makes the paths of existing files absolute. A path that does not exist may be a Hugging Face id.
