@@ -73,14 +73,18 @@ pub(crate) fn load_model(
     device: &Device,
 ) -> Result<Model, TrainError> {
     let recipe = recipe.without_dropout();
-    let mut reader = checkpoint::Reader::open(&checkpoint::path(&run.checkpoints(), step))?;
+    let folder = run.checkpoints();
+    let damaged = |error| checkpoint::or_others(&folder, step, error);
+    let reader = checkpoint::Reader::open(&checkpoint::path(&folder, step));
+    let mut reader = reader.map_err(damaged)?;
     let section = if recipe.train.ema.is_some() {
         "ema"
     } else {
         "model"
     };
     let mut model = reader
-        .module(section, Model::blank(&recipe, device))?
+        .module(section, Model::blank(&recipe, device))
+        .map_err(damaged)?
         .materialize();
     if model.objectives.answers.is_some() {
         let labels = run.labels()?;
