@@ -31,6 +31,7 @@ use crate::files;
 use crate::given::{self, Given};
 use crate::pretrained::{self, Network, NetworkConfig};
 use crate::recipe::Recipe;
+use crate::resuming;
 use crate::run::RunFolder;
 use crate::tasks::labels::{self, Labels};
 use crate::trained;
@@ -235,6 +236,20 @@ fn open(args: &ExportArgs) -> Result<Source, TrainError> {
                     args.model
                 )));
             }
+            // What a run's recipe.toml says may have been edited, or changed on purpose for later steps.
+            let recipe = match resuming::of_step(&run, step, &recipe)? {
+                Some((trained, edited)) => {
+                    if !edited.is_empty() {
+                        eprintln!(
+                            "{}: recipe.toml was edited since the run began: {}. The export says what the checkpoint was made with",
+                            run.path().display(),
+                            edited.join("; ")
+                        );
+                    }
+                    trained
+                }
+                None => recipe,
+            };
             let tokenizer = run.tokenizer()?;
             let pixels = recipe.model.reads_pixels();
             Ok(Source {
