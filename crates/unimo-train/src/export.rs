@@ -237,19 +237,7 @@ fn open(args: &ExportArgs) -> Result<Source, TrainError> {
                 )));
             }
             // What a run's recipe.toml says may have been edited, or changed on purpose for later steps.
-            let recipe = match resuming::of_step(&run, step, &recipe)? {
-                Some((trained, edited)) => {
-                    if !edited.is_empty() {
-                        eprintln!(
-                            "{}: recipe.toml was edited since the run began: {}. The export says what the checkpoint was made with",
-                            run.path().display(),
-                            edited.join("; ")
-                        );
-                    }
-                    trained
-                }
-                None => recipe,
-            };
+            let recipe = resuming::of_step(&run, step)?.unwrap_or(recipe);
             let tokenizer = run.tokenizer()?;
             let pixels = recipe.model.reads_pixels();
             Ok(Source {

@@ -25,7 +25,6 @@ use crate::resuming::changes::{
     steps_may_not,
 };
 use crate::run::{CODEBOOK, CONCEPTS, RunFolder};
-use crate::starting;
 use crate::tasks::labels;
 
 /// Arguments of the command line in addition to `--resume`.
@@ -414,27 +413,30 @@ fn refuse(run: &Path, what: &str, differs: &[Difference], done: u64) -> Result<(
     })
 }
 
-/// The recipe that a step of a run was trained with, and what was edited in its folder since. `None` if an earlier version wrote the
-/// checkpoint, or the recipe is of a version that cannot be read.
+/// The recipe that a step of a run was trained with. `None` if an earlier version wrote the checkpoint, or a recipe that cannot be read
+/// any more.
 ///
 /// # Errors
 ///
 /// The checkpoint cannot be read.
-pub(crate) fn of_step(
-    run: &RunFolder,
-    step: u64,
-    there: &Recipe,
-) -> Result<Option<(Recipe, Vec<String>)>, TrainError> {
+pub(crate) fn of_step(run: &RunFolder, step: u64) -> Result<Option<Recipe>, TrainError> {
     let begun = checkpoint::begun(&checkpoint::path(&run.checkpoints(), step))?;
-    let recipe = begun.and_then(|begun| parse(&begun.recipe, run.path()));
+    Ok(begun.and_then(|begun| parse(&begun.recipe, run.path())))
+}
+
+/// What was edited in a run's recipe since it began, one `key: old -> new` each.
+///
+/// # Errors
+///
+/// The record of what the run began with cannot be read.
+pub(crate) fn edited(run: &RunFolder, there: &Recipe) -> Result<Vec<String>, TrainError> {
     let known = Fingerprint::read(run.path())?;
     let known = known.and_then(|known| parse(&known.recipe, run.path()));
     let edited = match known {
         Some(known) => differences(Some(&known), "", there)?,
         None => Vec::new(),
     };
-    let lines = edited.iter().map(Difference::line).collect();
-    Ok(recipe.map(|recipe| (recipe, lines)))
+    Ok(edited.iter().map(Difference::line).collect())
 }
 
 fn parse(text: &str, run: &Path) -> Option<Recipe> {
@@ -470,7 +472,7 @@ fn differences(
 /// Whether a run took a value from the weights that it started from, in place of its recipe's.
 fn is_taken(difference: &Difference, own: &Recipe) -> bool {
     let init = own.init.as_ref();
-    init.is_some_and(|init| starting::is_taken(init, of_stage(&difference.key)))
+    init.is_some_and(|init| init.gives(of_stage(&difference.key)))
 }
 
 /// Gives a recipe the number of classes that a run took from its data.
@@ -545,7 +547,8 @@ fn same_recipe(
     // Relative paths may be from another working directory; the data itself is compared.
     differs.retain(|d| {
         let place = |value: &Option<Value>| value.as_ref().is_some_and(is_place);
-        !(place(&d.old) && place(&d.new)) && !is_taken(d, own)
+        let moved = place(&d.old) && place(&d.new);
+        !moved && !is_taken(d, own)
     });
     refuse(
         run,

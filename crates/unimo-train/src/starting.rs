@@ -44,7 +44,7 @@ use crate::hub;
 use crate::model::Model;
 use crate::pretrained::{self, NetworkConfig, Public};
 use crate::recipe::Recipe;
-use crate::recipe::init::{InitConfig, Layers, Whole};
+use crate::recipe::init::{InitConfig, LOGIT_SCALE, Layers, Whole};
 use crate::recipe::overrides::flat;
 use crate::starting::own::OwnRun;
 
@@ -208,30 +208,6 @@ pub(crate) fn wrong_names(recipe: &Recipe, model: &Model) -> Vec<ConfigError> {
     }));
     found
 }
-
-/// The parameter of a learned temperature, in an objective or in a head of its own.
-const LOGIT_SCALE: &str = ".logit_scale";
-
-/// Whether a run took the value of this key from the weights that it started from, and not from its recipe.
-pub(crate) fn is_taken(init: &InitConfig, key: &str) -> bool {
-    let Some(whole) = &init.whole else {
-        return false;
-    };
-    let own = Whole::parse(whole).is_ok_and(|(kind, _)| kind == Whole::Unimo);
-    if own && (key == INITIALIZER_RANGE || key.starts_with("data.tokenizer.")) {
-        return true;
-    }
-    let Some(section) = key.strip_suffix(".temperature") else {
-        return false;
-    };
-    let name = format!("{section}{LOGIT_SCALE}");
-    let new = init.new.iter().any(|part| covers(part, &name));
-    let read = init.parts.is_empty() || init.parts.iter().any(|part| covers(part, &name));
-    section.starts_with("objectives.") && read && !new
-}
-
-/// The spread of new weights.
-pub(crate) const INITIALIZER_RANGE: &str = "model.initializer_range";
 
 impl Started {
     /// Notes settings that only say how a parameter begins, of parameters that were loaded.

@@ -9,6 +9,7 @@ use crate::checkpoint;
 use crate::error::TrainError;
 use crate::model::Model;
 use crate::recipe::Recipe;
+use crate::resuming;
 use crate::run::RunFolder;
 use crate::tasks::candidates;
 
@@ -24,6 +25,14 @@ pub fn open_model(
 ) -> Result<(RunFolder, Recipe, u64, Model), TrainError> {
     let (run, recipe) = RunFolder::open(folder)?;
     let step = chosen_step(&run, step)?;
+    let edited = resuming::edited(&run, &recipe)?;
+    if !edited.is_empty() {
+        eprintln!(
+            "{}: recipe.toml was edited since the run began, which --resume refuses: {}",
+            run.path().display(),
+            edited.join("; ")
+        );
+    }
     let model = load_model(&run, &recipe, step, device)?;
     Ok((run, recipe, step, model))
 }

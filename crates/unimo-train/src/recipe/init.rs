@@ -7,6 +7,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use unimo_batch::ConfigError;
+use unimo_encoders::names::covers;
 
 /// `init.layers`: which layers of a deeper encoder a shallower one starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,7 +167,31 @@ impl Whole {
     }
 }
 
+/// The parameter of a learned temperature, in an objective or in a head of its own.
+pub(crate) const LOGIT_SCALE: &str = ".logit_scale";
+
+/// The spread of new weights.
+pub(crate) const INITIALIZER_RANGE: &str = "model.initializer_range";
+
 impl InitConfig {
+    /// Whether a run takes the value of this key from the weights that it starts from, and not from its recipe.
+    pub(crate) fn gives(&self, key: &str) -> bool {
+        let Some(whole) = &self.whole else {
+            return false;
+        };
+        let own = Whole::parse(whole).is_ok_and(|(kind, _)| kind == Whole::Unimo);
+        if own && (key == INITIALIZER_RANGE || key.starts_with("data.tokenizer.")) {
+            return true;
+        }
+        let Some(section) = key.strip_suffix(".temperature") else {
+            return false;
+        };
+        let name = format!("{section}{LOGIT_SCALE}");
+        let new = self.new.iter().any(|part| covers(part, &name));
+        let read = self.parts.is_empty() || self.parts.iter().any(|part| covers(part, &name));
+        section.starts_with("objectives.") && read && !new
+    }
+
     /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let parts = self.text.is_some() || self.image.is_some();

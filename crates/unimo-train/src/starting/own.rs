@@ -25,10 +25,10 @@ use crate::error::TrainError;
 use crate::given::{self, Given};
 use crate::model::Model;
 use crate::pretrained::{self, NetworkConfig};
-use crate::recipe::init::{InitConfig, Layers, Whole};
+use crate::recipe::init::{INITIALIZER_RANGE, InitConfig, Layers, Whole};
 use crate::recipe::{Overrides, Recipe};
 use crate::run::{CONCEPTS, RunFolder};
-use crate::starting::{INITIALIZER_RANGE, Started, agree, names_of};
+use crate::starting::{Started, agree, names_of};
 use crate::trained;
 
 /// The run, or its export, that a recipe starts from.
