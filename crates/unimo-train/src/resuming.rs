@@ -208,7 +208,7 @@ impl Resumed {
         self.changed.iter().filter(read).cloned().collect()
     }
 
-    /// Checks that data, tokenizer and concepts are those that the run began with. Returns what it continues with; [`record`] writes it.
+    /// Checks that data, tokenizer and concepts are those that the run began with. Returns what it continues with, which is written before the first step.
     ///
     /// # Errors
     ///
