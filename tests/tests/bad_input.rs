@@ -524,9 +524,46 @@ fn too_many_damaged_images_stop_the_training_and_say_which() {
     let recipe = recipe(&pairs, &["data.max_skipped=0.05", "train.steps=30"]);
     let error = training::start(&recipe, &run, &options()).unwrap_err();
     let message = error.to_string();
-    for named in ["data.max_skipped", "0.05", "pairs.jsonl:", "skipped.jsonl"] {
+    for named in [
+        "data.max_skipped",
+        "0.05",
+        "pairs.jsonl:",
+        "skipped.jsonl",
+        "data verify --clean",
+    ] {
         assert!(message.contains(named), "{named}: {message}");
     }
+    // The folder keeps the list of what cannot be used; the next start says how to get rid of it.
+    let again = training::start(&recipe, &run, &options()).unwrap_err();
+    let again = again.to_string();
+    assert!(again.contains("remove the folder"), "{again}");
     // 3 of 46 are more than 5%; which 3 depends on the order, and threads may list some more before they stop.
     assert!(skipped(&run).len() >= 3, "{message}");
+}
+
+/// A start that fails before the first step takes away what it wrote, and nothing else.
+#[test]
+fn a_start_that_is_refused_leaves_no_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pairs, _) = Damaged::write(folder.path());
+    let set = [
+        "data.max_skipped=0.5",
+        "data.pairs.val_fraction=0.3",
+        "eval.select=foo",
+    ];
+    let recipe = recipe(&pairs, &set);
+    let options = training::Options {
+        train_only: false,
+        ..options()
+    };
+    let (new, used) = (folder.path().join("new"), folder.path().join("used"));
+    fs::create_dir(&used).unwrap();
+    fs::write(used.join("notes.txt"), "mine").unwrap();
+    for run in [&new, &used] {
+        let error = training::start(&recipe, run, &options).unwrap_err();
+        assert!(error.to_string().contains("eval.select"), "{error}");
+    }
+    assert!(!new.exists());
+    let left: Vec<_> = fs::read_dir(&used).unwrap().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
 }

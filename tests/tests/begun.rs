@@ -376,3 +376,168 @@ fn a_stage_goes_on_with_its_own_data() {
     refused(&run, None, &["train.steps=8"], &["stages"]);
     resume(&run, None, &["stage[1].lr=1e-4"]).unwrap();
 }
+
+/// Every file of a folder, but for the lock.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if !path.ends_with("run.lock") {
+            found.insert(path.clone(), fs::read(path).unwrap());
+        }
+    }
+    found
+}
+
+/// Nothing is written of a start that is refused: neither a change that cannot be, nor a session.
+#[track_caller]
+fn refused_without_a_trace(run: &Path, set: &[&str], named: &[&str]) {
+    let before = files(run);
+    refused(run, None, set, named);
+    let now = files(run);
+    let changed = now
+        .iter()
+        .filter(|(path, text)| before.get(*path) != Some(*text));
+    let changed: Vec<&PathBuf> = changed.map(|(path, _)| path).collect();
+    assert!(changed.is_empty(), "{set:?} wrote {changed:?}");
+    assert_eq!(before.len(), now.len());
+}
+
+#[test]
+fn a_change_that_no_step_would_use_is_not_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = write_list(&folder.path().join("data"));
+    let run = folder.path().join("run");
+    begin("unimo3-tiny", &list, &run);
+    for set in [
+        "train.dtype=f16",
+        "train.schedule.decay=cosine",
+        "train.optimizer.lr=5e-4",
+        "train.optimizer.lr_factors={ \"backbone.text\" = 0.5 }",
+        "train.log_every=2",
+        "train.checkpoint_every=1",
+        "train.gradient_checkpointing=true",
+        "eval.limit=3",
+        "data.workers=3",
+    ] {
+        let key = set.split('=').next().unwrap();
+        refused_without_a_trace(
+            &run,
+            &[set],
+            &["is finished at step 4", key, "train.steps="],
+        );
+    }
+    // What is no matter of steps may change, and so may anything with more steps.
+    resume(&run, None, &["description=another name"]).unwrap();
+    resume(&run, None, &["train.steps=5", "train.optimizer.lr=5e-4"]).unwrap();
+    let (own, recipe) = RunFolder::open(&run).unwrap();
+    assert_eq!((recipe.train.steps, recipe.train.optimizer.lr), (5, 5e-4));
+    assert_eq!(recipe.description, "another name");
+    assert_eq!(own.sessions().unwrap().len(), 3);
+}
+
+#[test]
+fn what_is_over_in_a_run_of_stages_cannot_be_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = write_list(&folder.path().join("data"));
+    let run = folder.path().join("run");
+    let mut overrides = overrides(&list);
+    overrides.set.extend([
+        "stage=[{ name = \"one\", share = 0.5, lr = 1e-3 }, { name = \"two\", share = 0.5, lr = 1e-3 }]".to_owned(),
+        "train.checkpoint_every=1".to_owned(),
+    ]);
+    let recipe = Recipe::load("unimo3-tiny", &overrides).unwrap();
+    training::start(&recipe, &run, &options()).unwrap();
+    fs::remove_file(checkpoint::path(&run.join("checkpoints"), STEPS)).unwrap();
+    for set in ["stage[0].lr=1e-4", "train.optimizer.lr=1e-4"] {
+        refused_without_a_trace(
+            &run,
+            &[set],
+            &["has done 3 steps", "none of those that are left"],
+        );
+    }
+    resume(&run, None, &["stage[1].lr=1e-4"]).unwrap();
+}
+
+#[test]
+fn a_refused_resume_leaves_the_run_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = write_list(&folder.path().join("data"));
+    let run = folder.path().join("run");
+    let mut overrides = overrides(&list);
+    overrides
+        .set
+        .retain(|set| !set.starts_with("data.pairs.val"));
+    overrides
+        .set
+        .push("data.pairs.val_fraction=0.25".to_owned());
+    let recipe = Recipe::load("unimo3-tiny", &overrides).unwrap();
+    let options = training::Options {
+        train_only: false,
+        ..options()
+    };
+    training::start(&recipe, &run, &options).unwrap();
+    // As if it had been killed before the last step, with what it had logged of it.
+    fs::remove_file(checkpoint::path(&run.join("checkpoints"), STEPS)).unwrap();
+    let before = files(&run);
+    for (set, named) in [
+        ("eval.select=foo", "eval.select"),
+        ("eval.captions={}", "objectives.lm"),
+        (
+            "train.optimizer.lr_factors={ \"backbone.txt\" = 0.5 }",
+            "backbone.txt",
+        ),
+    ] {
+        let asked = Asked {
+            recipe: None,
+            set: vec![set.to_owned()],
+        };
+        let options = training::Options {
+            asked,
+            ..options.clone()
+        };
+        let error = training::resume(&run, &options).unwrap_err().to_string();
+        assert!(error.contains(named), "{set}: {error}");
+        assert_eq!(files(&run), before, "{set}");
+    }
+    training::resume(&run, &options).unwrap();
+    assert_eq!(
+        RunFolder::open(&run).unwrap().0.sessions().unwrap().len(),
+        2
+    );
+}
+
+#[test]
+fn a_damaged_newest_checkpoint_names_the_older_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = write_list(&folder.path().join("data"));
+    let run = folder.path().join("run");
+    begin("unimo3-tiny", &list, &run);
+    let newest = checkpoint::path(&run.join("checkpoints"), STEPS);
+    let whole = fs::read(&newest).unwrap();
+    let mut flipped = whole.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    for damaged in [&whole[..whole.len() / 2], &whole[..4], &flipped] {
+        fs::write(&newest, damaged).unwrap();
+        let named = ["step-00000004", "The one of step 2 is there", "--resume"];
+        refused_without_a_trace(&run, &[], &named);
+    }
+    fs::write(&newest, &whole[..whole.len() / 2]).unwrap();
+    let look = evaluation::Options {
+        limit: Some(4),
+        split: Some(unimo_data::Split::Train),
+        ..evaluation::Options::default()
+    };
+    let error = evaluation::run(&run, &look).unwrap_err().to_string();
+    assert!(error.contains("which --step names: 2"), "{error}");
+    fs::rename(&newest, folder.path().join("away")).unwrap();
+    resume(&run, None, &[]).unwrap();
+    let steps = checkpoint::steps(&run.join("checkpoints")).unwrap();
+    assert_eq!(steps, [2, 4]);
+    let older = checkpoint::path(&run.join("checkpoints"), 2);
+    fs::remove_file(older).unwrap();
+    fs::write(&newest, b"").unwrap();
+    refused(&run, None, &[], &["There is no older one"]);
+}

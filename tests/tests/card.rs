@@ -126,3 +126,21 @@ fn what_is_not_known_is_not_said() {
         assert!(card.contains(said), "{said}\n{card}");
     }
 }
+
+/// The card says what the weights were trained with, whatever recipe.toml says since.
+#[test]
+fn an_edited_recipe_is_no_news_to_a_card() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    trained(&run, "unimo3-tiny", &["seed=7"], true);
+    let before = card_of(&run, &folder.path().join("mine"), Part::Whole, None);
+    let path = run.join("recipe.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let edited = text.replacen("seed = 7", "seed = 8", 1);
+    let edited = edited.replacen("steps = 2", "steps = 900", 1);
+    assert_ne!(edited, text);
+    std::fs::write(&path, edited).unwrap();
+    std::fs::remove_dir_all(folder.path().join("mine")).unwrap();
+    let after = card_of(&run, &folder.path().join("mine"), Part::Whole, None);
+    assert_eq!(after, before);
+}

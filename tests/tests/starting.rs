@@ -7,8 +7,10 @@ use unimo_core::layers::Linear;
 use unimo_core::parameters;
 use unimo_encoders::output::Keep;
 use unimo_encoders::weights::Weights;
-use unimo_tests::fixture;
+use unimo_tests::{fixture, small};
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
+use unimo_train::recipes::{self, OneRecipe};
+use unimo_train::run::RunFolder;
 use unimo_train::starting;
 use unimo_train::training;
 
@@ -349,4 +351,124 @@ fn a_start_that_fails_leaves_no_folder() {
         .to_string();
     assert!(error.contains("nowhere.ckpt"), "{error}");
     assert!(!Path::new(&run).exists());
+}
+
+/// What the weights of a run have in place of the recipe's: said, and so recorded, whether the run is whole or not.
+#[test]
+fn settings_that_a_run_overrules_are_said_and_not_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = folder.path().join("first");
+    small::train(
+        &first,
+        &["train.optimizer.lr=0.05", "train.schedule.warmup=0.0"],
+    );
+    let init = format!("init=unimo:{}", first.display());
+    let account = |set: &[&str]| {
+        let recipe = small::recipe(&[&[init.as_str()], set].concat());
+        let (_, started) = starting::model(&recipe, &Device::flex()).unwrap();
+        started.unwrap()
+    };
+    let told = account(&["objectives.itc.temperature=0.3"]);
+    let (key, learned) = told.values[0].clone();
+    assert_eq!(key, "objectives.itc.temperature");
+    let line = format!("{key} = 0.3 is not used: the weights have learned {learned}");
+    assert!(told.to_string().contains(&line), "{told}");
+    let told = account(&["model.initializer_range=0.5"]).to_string();
+    assert!(
+        told.contains("model.initializer_range = 0.5 is not used"),
+        "{told}"
+    );
+    let new = format!(
+        "init={{ whole = \"unimo:{}\", new = [\"objectives.itc\"] }}",
+        first.display()
+    );
+    let set = [
+        "objectives.itc.temperature=0.3",
+        "model.initializer_range=0.5",
+    ];
+    let recipe = small::recipe(&[&[new.as_str()], &set[..]].concat());
+    let (_, started) = starting::model(&recipe, &Device::flex()).unwrap();
+    let started = started.unwrap();
+    assert!(started.values.is_empty(), "{started}");
+    assert!(started.to_string().contains("new alone"), "{started}");
+
+    // Trained, the recipe of the new run has what it began with.
+    let second = folder.path().join("second");
+    let set = [
+        init.as_str(),
+        "objectives.itc.temperature=0.3",
+        "data.tokenizer.vocab_size=290",
+    ];
+    small::train(&second, &set);
+    let (run, recipe) = RunFolder::open(&second).unwrap();
+    assert_eq!(recipe.objectives.itc.as_ref().unwrap().temperature, learned);
+    assert_eq!(recipe.data.tokenizer, small::recipe(&[]).data.tokenizer);
+    let text = std::fs::read_to_string(run.join("init.txt")).unwrap();
+    assert!(text.contains("temperature = 0.3 is not used"), "{text}");
+    training::resume(&second, &small::options()).unwrap();
+}
+
+/// `recipes check` names what a training would refuse, without data and weights.
+#[test]
+fn checks_of_recipes_say_what_a_training_refuses() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |set: &[&str]| {
+        recipes::check(&OneRecipe {
+            recipe: "unimo3-tiny".to_owned(),
+            data: None,
+            set: set.iter().map(|s| (*s).to_owned()).collect(),
+        })
+    };
+    for (set, named) in [
+        ("train.freeze=[\"backbone.imag\"]", "backbone.imag"),
+        (
+            "train.optimizer.lr_factors={ \"objectives.itx\" = 10.0 }",
+            "objectives.itx",
+        ),
+        (
+            "train.lora={ layers = [\"backbone.txt\"], rank = 2, alpha = 4.0 }",
+            "backbone.txt",
+        ),
+        ("eval.select=foo.bar", "retrieval.mean_recall"),
+        ("eval.captions={}", "objectives.lm"),
+        (
+            "init={ whole = \"meter:nosuch\", layers = \"first\" }",
+            "`init.layers = \"first\"`",
+        ),
+        (
+            "init={ whole = \"unimo:nosuch\", new = [\"objectives.itx\"] }",
+            "objectives.itx",
+        ),
+    ] {
+        let error = check(&[set]).unwrap_err().to_string();
+        assert!(error.contains(named), "{set}: {error}");
+        assert!(error.contains("--set"), "{set}: {error}");
+    }
+    // All of them together.
+    let all = [
+        "train.freeze=[\"backbone.imag\", \"backbone.txt\"]",
+        "eval.select=foo.bar",
+    ];
+    let error = check(&all).unwrap_err().to_string();
+    for named in ["backbone.imag", "backbone.txt", "foo.bar"] {
+        assert!(error.contains(named), "{named}: {error}");
+    }
+    let right = check(&["eval.select=retrieval.mean_recall"]).unwrap();
+    assert!(right.contains("is right"), "{right}");
+    let right = check(&["init=unimo:nosuch"]).unwrap();
+    assert!(right.contains("not there now: nosuch"), "{right}");
+    // A run that is there is compared.
+    let run = folder.path().join("run");
+    small::train(&run, &[]);
+    let error = check(&[&format!("init=unimo:{}", run.display())]).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("`model.text.width = "), "{error}");
+    for built_in in BUILT_IN {
+        let given = OneRecipe {
+            recipe: built_in.name.to_owned(),
+            data: None,
+            set: Vec::new(),
+        };
+        recipes::check(&given).unwrap_or_else(|error| panic!("{}: {error}", built_in.name));
+    }
 }

@@ -370,6 +370,11 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+/// A value as a recipe has it, for the message of an error.
+fn written(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
 /// The weight of an objective that a recipe gives none.
 fn weight() -> f64 {
     1.0

@@ -20,7 +20,7 @@ use burn::tensor::{Device, TensorData};
 use safetensors::Dtype;
 use safetensors::tensor::View;
 use unimo_core::parameters::{self, Handle};
-use unimo_encoders::weights::{self, SafetensorsFile, TensorInfo};
+use unimo_encoders::weights::{self, SafetensorsFile, TensorInfo, WeightsError};
 
 use unimo_data::digest::{Digest, hex};
 
@@ -202,6 +202,61 @@ pub fn save_apart<M: Module>(
 pub fn begun(path: &Path) -> Result<Option<Fingerprint>, TrainError> {
     let reader = Reader::open(path)?;
     Ok(Fingerprint::of_note(reader.note(fingerprint::NAME)))
+}
+
+/// Whether this is an error of a file that was read and is not what was written.
+fn is_damage(error: &TrainError) -> bool {
+    matches!(error, TrainError::Weights(error) if !matches!(error, WeightsError::File { .. }))
+}
+
+/// The error of a newest checkpoint that is damaged, with the older one that the run can go on from. Other errors stay as they are.
+pub(crate) fn or_older(folder: &Path, step: u64, error: TrainError) -> TrainError {
+    if !is_damage(&error) {
+        return error;
+    }
+    let newest = path(folder, step);
+    let mut older = others(folder, step).into_iter().rev();
+    let way = match older.find(|older| *older < step) {
+        Some(older) => format!(
+            "The one of step {older} is there, too: move {} away, and --resume goes on from step {older}",
+            newest.display()
+        ),
+        None => format!(
+            "There is no older one: move {} away, and --resume begins again with step 1",
+            newest.display()
+        ),
+    };
+    TrainError::Checkpoint {
+        reason: format!("is the newest of its run and is damaged: {error}. {way}"),
+        path: newest,
+    }
+}
+
+/// The error of a checkpoint that is damaged, with the others that may be read in its place. Other errors stay as they are.
+pub(crate) fn or_others(folder: &Path, step: u64, error: TrainError) -> TrainError {
+    if !is_damage(&error) {
+        return error;
+    }
+    let others: Vec<String> = others(folder, step).iter().map(u64::to_string).collect();
+    let way = if others.is_empty() {
+        "The run has no other".to_owned()
+    } else {
+        format!(
+            "The run has others, which --step names: {}",
+            others.join(", ")
+        )
+    };
+    TrainError::Checkpoint {
+        path: path(folder, step),
+        reason: format!("is damaged: {error}. {way}"),
+    }
+}
+
+/// The other steps whose checkpoints have a whole header and length.
+fn others(folder: &Path, step: u64) -> Vec<u64> {
+    let all = steps(folder).unwrap_or_default().into_iter();
+    all.filter(|other| *other != step && Reader::open(&path(folder, *other)).is_ok())
+        .collect()
 }
 
 /// A checkpoint opened for reading, one tensor at a time.

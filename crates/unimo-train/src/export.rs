@@ -33,6 +33,7 @@ use crate::files;
 use crate::given::{self, Given};
 use crate::pretrained::{self, Network, NetworkConfig};
 use crate::recipe::Recipe;
+use crate::resuming;
 use crate::run::RunFolder;
 use crate::tasks::labels::{self, Labels};
 use crate::trained;
@@ -264,6 +265,8 @@ fn open(args: &ExportArgs) -> Result<Source, TrainError> {
                     args.model
                 )));
             }
+            // What a run's recipe.toml says may have been edited, or changed on purpose for later steps.
+            let recipe = resuming::of_step(&run, step)?.unwrap_or(recipe);
             let tokenizer = run.tokenizer()?;
             let pixels = recipe.model.reads_pixels();
             Ok(Source {

@@ -53,6 +53,11 @@ impl Observers {
         Self(all)
     }
 
+    /// Adds further ones behind those that are there.
+    pub fn extend(&mut self, others: impl IntoIterator<Item = Box<dyn Observer>>) {
+        self.0.extend(others);
+    }
+
     /// Reports a step.
     pub fn step(&mut self, event: &StepEvent<'_>) -> Result<(), TrainError> {
         self.0.iter_mut().try_for_each(|o| o.step(event))

@@ -350,6 +350,20 @@ impl Recipe {
         Ok((recipe, notes))
     }
 
+    /// The same with other values at some keys.
+    ///
+    /// # Errors
+    ///
+    /// One of them is not allowed.
+    pub(crate) fn with_values(&self, values: &[(String, f64)]) -> Result<Self, TrainError> {
+        let set = values.iter().map(|(key, value)| format!("{key}={value:?}"));
+        let overrides = Overrides {
+            data: None,
+            set: set.collect(),
+        };
+        Self::parse("the resolved recipe", &self.to_toml()?, None, &overrides)
+    }
+
     /// Reads a recipe's table, without checking its values.
     fn read(mut table: Table) -> Result<Self, Wrong> {
         stages::complete(&mut table);

@@ -4,8 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::error::TrainError;
-use crate::recipe::{BUILT_IN, Overrides, Recipe, keys};
+use crate::device::DeviceChoice;
+use crate::error::{Problem, TrainError};
+use crate::evaluators;
+use crate::model::Model;
+use crate::prepare::training_device;
+use crate::recipe::{BUILT_IN, InitConfig, Overrides, Recipe, keys};
+use crate::starting;
+use crate::starting::own::OwnRun;
 
 /// What `unimo recipes` does.
 #[derive(Debug, Subcommand)]
@@ -18,7 +24,7 @@ pub enum RecipesCommand {
         #[arg(default_value = "")]
         key: String,
     },
-    /// Say everything that is wrong with a recipe, each with its line; nothing is loaded.
+    /// Say everything that is wrong with a recipe, each with its line, and what is not there; neither data nor weights are loaded.
     Check(OneRecipe),
 }
 
@@ -48,6 +54,20 @@ impl OneRecipe {
         };
         Recipe::load(&self.recipe, &overrides)
     }
+
+    /// The setting of the command line that gives a key its value.
+    fn place(&self, key: &str) -> Option<String> {
+        let gives = |set: &&String| {
+            let set = set.split('=').next().unwrap_or_default();
+            let below = |of: &str, part: &str| {
+                let rest = of.strip_prefix(part);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            };
+            below(key, set) || below(set, key)
+        };
+        let set = self.set.iter().rev().find(gives)?;
+        Some(format!("--set {set}"))
+    }
 }
 
 /// Runs `unimo recipes`; without a command the recipes are listed.
@@ -65,9 +85,59 @@ pub fn run(command: Option<&RecipesCommand>) -> Result<(), TrainError> {
         }
         Some(RecipesCommand::Show(given)) => print!("{}", given.load()?.to_toml()?),
         Some(RecipesCommand::Explain { key }) => print!("{}", keys::explain(key)?),
-        Some(RecipesCommand::Check(given)) => print!("{}", checked(given, &given.load()?)),
+        Some(RecipesCommand::Check(given)) => print!("{}", check(given)?),
     }
     Ok(())
+}
+
+/// Says that a recipe is right, or everything that is wrong with it, as far as that shows without data and weights.
+///
+/// # Errors
+///
+/// Everything that is wrong with it.
+pub fn check(given: &OneRecipe) -> Result<String, TrainError> {
+    let recipe = given.load()?;
+    let wrong = wrong_together(&recipe)?;
+    if wrong.is_empty() {
+        return Ok(checked(given, &recipe));
+    }
+    let problems = wrong.into_iter().map(|error| match error {
+        TrainError::Value { error, .. } => Problem {
+            place: given.place(&error.key),
+            told: error.to_string(),
+        },
+        error => Problem {
+            place: None,
+            told: error.to_string(),
+        },
+    });
+    Err(TrainError::Problems {
+        file: given.recipe.clone(),
+        problems: problems.collect(),
+    })
+}
+
+/// What the start of a training would refuse of a recipe that is right by itself: names of its parameters, its evaluators, and the run
+/// that it starts from. The parameters have names without weights.
+fn wrong_together(recipe: &Recipe) -> Result<Vec<TrainError>, TrainError> {
+    let (device, _) = DeviceChoice::Flex.open()?;
+    let bare = {
+        let mut recipe = recipe.clone();
+        recipe.teacher = None;
+        recipe.train.lora = None;
+        recipe
+    };
+    let model = Model::blank(&bare, &training_device(recipe, &device));
+    let mut found = starting::wrong_names(recipe, &model);
+    found.extend(evaluators::wrong(recipe));
+    let mut found: Vec<TrainError> = found.into_iter().map(TrainError::of_recipe).collect();
+    if let Some(init) = &recipe.init
+        && init.missing().is_empty()
+        && let Some(own) = OwnRun::of(recipe)?
+    {
+        found.extend(own.wrong(recipe, init));
+    }
+    Ok(found)
 }
 
 /// What is said of a recipe without errors.
@@ -86,6 +156,9 @@ fn checked(given: &OneRecipe, recipe: &Recipe) -> String {
     missing.dedup();
     for path in missing {
         text += &format!("not there now: {}\n", path.display());
+    }
+    for path in recipe.init.iter().flat_map(InitConfig::missing) {
+        text += &format!("not there now: {path}, which `init` names: a training needs it\n");
     }
     text
 }

@@ -4,6 +4,8 @@
 //! Some settings change neither the meaning of the weights nor the samples that come next: they can be changed on purpose, by
 //! `--set` with `--resume`, and `sessions.jsonl` records it.
 
+mod changes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -15,7 +17,13 @@ use crate::error::TrainError;
 use crate::fingerprint::{self, Fingerprint, Given};
 use crate::recipe::Task;
 use crate::recipe::overrides::flat;
+use crate::recipe::stages::Stage;
 use crate::recipe::{Overrides, Recipe};
+pub(crate) use crate::resuming::changes::nothing_uses;
+use crate::resuming::changes::{
+    Difference, READ_BY_EVALUATIONS, begins, is_place, is_used, may_not_change, of_stage,
+    steps_may_not,
+};
 use crate::run::{CODEBOOK, CONCEPTS, RunFolder};
 use crate::tasks::labels;
 
@@ -45,34 +53,7 @@ pub struct Resumed {
     /// What the recipe was made from, with this session's changes.
     given: Option<Given>,
     /// The recipe that is replaced, in TOML.
-    replaced: Option<String>,
-}
-
-/// A value that differs.
-#[derive(Debug, Clone, PartialEq)]
-struct Difference {
-    key: String,
-    old: Option<Value>,
-    new: Option<Value>,
-}
-
-impl Difference {
-    fn line(&self) -> String {
-        let said = |value: &Option<Value>| match value {
-            Some(value) => value.to_string(),
-            None => "absent".to_owned(),
-        };
-        format!("{}: {} -> {}", self.key, said(&self.old), said(&self.new))
-    }
-
-    /// The setting that would produce the new value.
-    fn setting(&self) -> String {
-        let value = self
-            .new
-            .as_ref()
-            .map_or("none".to_owned(), Value::to_string);
-        format!("--set '{}={value}'", self.key)
-    }
+    pub replaced: Option<String>,
 }
 
 /// Checks that a run's recipe is the one that it began with, and applies the requested changes that are allowed.
@@ -85,7 +66,11 @@ pub fn recipe(run: &RunFolder, own: Recipe, asked: &Asked) -> Result<Resumed, Tr
     let done = steps.last().copied().unwrap_or(0);
     let newest = match done {
         0 => None,
-        step => checkpoint::begun(&checkpoint::path(&run.checkpoints(), step))?,
+        step => {
+            let folder = run.checkpoints();
+            let begun = checkpoint::begun(&checkpoint::path(&folder, step));
+            begun.map_err(|error| checkpoint::or_older(&folder, step, error))?
+        }
     };
     let begun = match Fingerprint::read(run.path())? {
         Some(begun) => Some(begun),
@@ -167,6 +152,7 @@ impl Resumed {
                 ),
             });
         }
+        self.check_used(run, &changes, &recipe)?;
         if let Some(given) = &mut self.given {
             given.set.extend(set.iter().cloned());
         }
@@ -179,11 +165,54 @@ impl Resumed {
         Ok(())
     }
 
-    /// Checks that data, tokenizer and concepts are those that the run began with, and records what it continues with.
+    /// Checks that what is changed is used from here on: what no step is trained with must not be recorded.
+    fn check_used(
+        &self,
+        run: &RunFolder,
+        changes: &[Difference],
+        new: &Recipe,
+    ) -> Result<(), TrainError> {
+        let left = |recipe: &Recipe| -> Vec<Stage> {
+            let stages = recipe.stages().into_iter();
+            stages.filter(|stage| stage.last > self.done).collect()
+        };
+        let (old, now) = (left(&self.recipe), left(new));
+        let unused: Vec<String> = changes
+            .iter()
+            .filter(|change| !is_used(change, &old, &now))
+            .map(Difference::line)
+            .collect();
+        if unused.is_empty() {
+            return Ok(());
+        }
+        if now.is_empty() {
+            return Err(nothing_uses(run.path(), self.done, &unused));
+        }
+        Err(TrainError::Run {
+            path: run.path().to_owned(),
+            reason: format!(
+                "has done {} steps, and none of those that are left would be trained with {}: stages that are over stay as they were, \
+                 and a stage's own lr and schedule count for it. Leave it out, or change that of a later stage",
+                self.done,
+                unused.join("; ")
+            ),
+        })
+    }
+
+    /// Of the changes, those that only an evaluation reads.
+    pub fn of_evaluations(&self) -> Vec<String> {
+        let read = |line: &&String| {
+            let key = line.split(':').next().unwrap_or_default();
+            READ_BY_EVALUATIONS.iter().any(|own| begins(key, own))
+        };
+        self.changed.iter().filter(read).cloned().collect()
+    }
+
+    /// Checks that data, tokenizer and concepts are those that the run began with. Returns what it continues with, which is written before the first step.
     ///
     /// # Errors
     ///
-    /// One of them differs; each difference is named. Or the run's folder cannot be written.
+    /// One of them differs; each difference is named.
     pub fn check(&self, run: &RunFolder, found: Fingerprint) -> Result<Fingerprint, TrainError> {
         if let Some(begun) = &self.begun {
             same(run, "the run was begun with something else", begun, &found)?;
@@ -204,7 +233,6 @@ impl Resumed {
         }
         let mut found = Fingerprint {
             given: self.given.clone(),
-            replaced: self.replaced.clone(),
             ..found
         };
         // The data of stages that are not open now.
@@ -216,20 +244,38 @@ impl Resumed {
                     .or_insert_with(|| rows.clone());
             }
         }
-        if self.begun.as_ref() != Some(&found) {
-            run.write_json(fingerprint::FILE_NAME, &found)?;
-        }
-        let text = self.recipe.to_toml()?;
-        let path = run.join("recipe.toml");
-        let there = std::fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
-        if there != text {
-            run.write("recipe.toml", text.as_bytes())?;
-        }
-        if found.replaced.take().is_some() {
-            run.write_json(fingerprint::FILE_NAME, &found)?;
-        }
         Ok(found)
     }
+}
+
+/// Records what a run continues with. `replaced` is the recipe that is changed on purpose: a kill between the two files is no edit.
+///
+/// # Errors
+///
+/// The run's folder cannot be written.
+pub(crate) fn record(
+    run: &RunFolder,
+    recipe: &Recipe,
+    begun: &Fingerprint,
+    replaced: Option<String>,
+) -> Result<(), TrainError> {
+    let replacing = Fingerprint {
+        replaced,
+        ..begun.clone()
+    };
+    if Fingerprint::read(run.path())?.as_ref() != Some(&replacing) {
+        run.write_json(fingerprint::FILE_NAME, &replacing)?;
+    }
+    let text = recipe.to_toml()?;
+    let path = run.join("recipe.toml");
+    let there = std::fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
+    if there != text {
+        run.write("recipe.toml", text.as_bytes())?;
+    }
+    if replacing.replaced.is_some() {
+        run.write_json(fingerprint::FILE_NAME, begun)?;
+    }
+    Ok(())
 }
 
 /// The recipe, data, tokenizer and concepts that are there now.
@@ -288,7 +334,7 @@ pub fn other_data(run: &RunFolder, source: &dyn Source) -> Result<Vec<String>, T
     Ok(begun.differences(&found))
 }
 
-/// Checks a stage's own data when it is opened, or records it when the stage begins.
+/// Checks a stage's own data when it is opened, or takes it up when the stage begins. Returns whether it is new.
 ///
 /// # Errors
 ///
@@ -298,7 +344,7 @@ pub fn check_stage(
     begun: &mut Fingerprint,
     place: String,
     source: &dyn Source,
-) -> Result<(), TrainError> {
+) -> Result<bool, TrainError> {
     let mut found = begun.clone();
     found.data.insert(place, fingerprint::of_source(source)?);
     same(
@@ -307,11 +353,9 @@ pub fn check_stage(
         begun,
         &found,
     )?;
-    if *begun != found {
-        *begun = found;
-        run.write_json(fingerprint::FILE_NAME, begun)?;
-    }
-    Ok(())
+    let new = *begun != found;
+    *begun = found;
+    Ok(new)
 }
 
 fn same(
@@ -369,6 +413,32 @@ fn refuse(run: &Path, what: &str, differs: &[Difference], done: u64) -> Result<(
     })
 }
 
+/// The recipe that a step of a run was trained with. `None` if an earlier version wrote the checkpoint, or a recipe that cannot be read
+/// any more.
+///
+/// # Errors
+///
+/// The checkpoint cannot be read.
+pub(crate) fn of_step(run: &RunFolder, step: u64) -> Result<Option<Recipe>, TrainError> {
+    let begun = checkpoint::begun(&checkpoint::path(&run.checkpoints(), step))?;
+    Ok(begun.and_then(|begun| parse(&begun.recipe, run.path())))
+}
+
+/// What was edited in a run's recipe since it began, one `key: old -> new` each.
+///
+/// # Errors
+///
+/// The record of what the run began with cannot be read.
+pub(crate) fn edited(run: &RunFolder, there: &Recipe) -> Result<Vec<String>, TrainError> {
+    let known = Fingerprint::read(run.path())?;
+    let known = known.and_then(|known| parse(&known.recipe, run.path()));
+    let edited = match known {
+        Some(known) => differences(Some(&known), "", there)?,
+        None => Vec::new(),
+    };
+    Ok(edited.iter().map(Difference::line).collect())
+}
+
 fn parse(text: &str, run: &Path) -> Option<Recipe> {
     let none = Overrides::default();
     Recipe::parse("the recorded recipe", text, Some(run), &none).ok()
@@ -399,142 +469,10 @@ fn differences(
         .collect())
 }
 
-/// Settings that change neither the meaning of the weights nor the samples that come next.
-const MAY_CHANGE: &[&str] = &[
-    "description",
-    "train.steps",
-    "train.dtype",
-    "train.gradient_checkpointing",
-    "train.clip_norm",
-    "train.log_every",
-    "train.eval_every",
-    "train.checkpoint_every",
-    "train.keep_last",
-    "train.cache",
-    "train.cache_gb",
-    "train.optimizer.lr",
-    "train.optimizer.fusion_lr_factor",
-    "train.optimizer.lr_factors",
-    "train.optimizer.layer_decay",
-    "train.optimizer.weight_decay",
-    "train.schedule",
-    "lr",
-    "schedule",
-    "eval",
-    "log",
-    "data.workers",
-    "data.prefetch",
-    "data.max_skipped",
-];
-
-/// Reasons why other settings may not change, by the prefix of their keys.
-const MAY_NOT_CHANGE: &[(&str, &str)] = &[
-    ("seed", "order, masks and dropout follow from it"),
-    ("init", "it was read before the first step"),
-    ("model", "the weights are those of this model"),
-    (
-        "objectives",
-        "the heads and their queues are those of these objectives",
-    ),
-    ("train.batch_size", "the place in the data follows from it"),
-    (
-        "train.accumulation",
-        "the place in the data follows from it",
-    ),
-    ("train.ema", "the checkpoint has the average, or has none"),
-    (
-        "train.lora",
-        "the checkpoint has these adapters, or has none",
-    ),
-    ("train.optimizer", "the moments were gathered with it"),
-    ("data.tokenizer", "the run has its own copy, tokenizer.json"),
-    ("data.concepts", "the run has its own copy, concepts.json"),
-    (
-        "data.codes",
-        "the run has its own copy of a codebook, codebook.safetensors",
-    ),
-    (
-        "task",
-        "the run has its own copy of the labels, labels.json",
-    ),
-    ("data", "the samples and their order follow from it"),
-    ("stage", "the stages and their steps follow from it"),
-];
-
-/// The reason why a setting may not change in a run that has begun; `None` if it may.
-fn may_not_change(difference: &Difference) -> Option<&'static str> {
-    let key = of_stage(&difference.key);
-    let begins = |with: &str| {
-        let rest = key.strip_prefix(with);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-    };
-    let copied = begins("data.tokenizer") || begins("data.concepts") || key == "data.codes.path";
-    let moved = begins("data")
-        && !copied
-        && difference.old.as_ref().is_some_and(is_place)
-        && difference.new.as_ref().is_some_and(is_place);
-    // These say how shards are fetched, not which ones.
-    let fetched = begins("data") && (key.contains(".remote.") || key.contains(".cache"));
-    if moved || fetched || MAY_CHANGE.iter().any(|may| begins(may)) {
-        return None;
-    }
-    let reason = MAY_NOT_CHANGE.iter().find(|(with, _)| begins(with));
-    Some(reason.map_or("the run was begun with it", |(_, reason)| *reason))
-}
-
-/// A key without its stage, for the keys that each stage has itself: `data`, `lr` and `schedule`.
-fn of_stage(key: &str) -> &str {
-    let within = key
-        .strip_prefix("stage[")
-        .and_then(|rest| rest.split_once("]."));
-    match within {
-        Some((_, rest))
-            if ["data", "lr", "schedule"]
-                .iter()
-                .any(|own| rest.starts_with(own)) =>
-        {
-            rest
-        }
-        _ => key,
-    }
-}
-
-/// Whether a value is a location: in a resolved recipe such paths are absolute.
-fn is_place(value: &Value) -> bool {
-    match value {
-        Value::String(text) => Path::new(text).is_absolute() || text.contains("://"),
-        Value::Array(values) => !values.is_empty() && values.iter().all(is_place),
-        _ => false,
-    }
-}
-
-/// The reason why the number of steps may not change in this way; `None` if it may.
-fn steps_may_not(
-    difference: &Difference,
-    own: &Recipe,
-    new: &Recipe,
-    done: u64,
-) -> Option<&'static str> {
-    if difference.key != "train.steps" {
-        return None;
-    }
-    if new.train.steps < done {
-        return Some("the run has done more");
-    }
-    let begun = |recipe: &Recipe| -> Vec<(u64, u64)> {
-        let stages = recipe.stages();
-        let begun = stages.iter().filter(|stage| stage.before < done);
-        begun.map(|stage| (stage.before, stage.last)).collect()
-    };
-    // The end of the last stage may move while it runs. Moving the end of an earlier stage would make another training.
-    let (mut old, mut now) = (begun(own), begun(new));
-    if let (Some(old), Some(now)) = (old.last_mut(), now.last_mut())
-        && old.1 == own.train.steps
-        && now.1 == new.train.steps
-    {
-        (old.1, now.1) = (0, 0);
-    }
-    (old != now).then_some("it moves the ends of stages that have begun")
+/// Whether a run took a value from the weights that it started from, in place of its recipe's.
+fn is_taken(difference: &Difference, own: &Recipe) -> bool {
+    let init = own.init.as_ref();
+    init.is_some_and(|init| init.gives(of_stage(&difference.key)))
 }
 
 /// Gives a recipe the number of classes that a run took from its data.
@@ -560,7 +498,8 @@ pub fn other_than(
 ) -> Result<Vec<String>, TrainError> {
     let mut asked = asked.clone();
     take_classes(&mut asked, own);
-    let differs = differences(Some(own), "", &asked)?;
+    let mut differs = differences(Some(own), "", &asked)?;
+    differs.retain(|d| !is_taken(d, own));
     let is_moved = |d: &Difference| {
         let place = |value: &Option<Value>| value.as_ref().is_some_and(is_place);
         d.key.starts_with("data.") && place(&d.old) && place(&d.new)
@@ -608,7 +547,8 @@ fn same_recipe(
     // Relative paths may be from another working directory; the data itself is compared.
     differs.retain(|d| {
         let place = |value: &Option<Value>| value.as_ref().is_some_and(is_place);
-        !(place(&d.old) && place(&d.new))
+        let moved = place(&d.old) && place(&d.new);
+        !moved && !is_taken(d, own)
     });
     refuse(
         run,

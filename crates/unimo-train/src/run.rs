@@ -63,6 +63,21 @@ pub enum NewRun {
 /// Folders of a run that files are written into, including the run's own.
 const FOLDERS: [&str; 5] = ["", "checkpoints", "gallery", "codes", "phrases"];
 
+/// The files of a run that are there before its first step; the recipe, which makes the folder a run, goes first.
+const UNBEGUN: [&str; 11] = [
+    "recipe.toml",
+    fingerprint::FILE_NAME,
+    "tokenizer.json",
+    CONCEPTS,
+    CODEBOOK,
+    labels::FILE_NAME,
+    "init.txt",
+    "run.json",
+    "rates.txt",
+    "skipped.jsonl",
+    "run.lock",
+];
+
 /// The file of a run's phrases and tags, beside its tokenizer.
 pub const CONCEPTS: &str = "concepts.json";
 
@@ -119,12 +134,40 @@ impl RunFolder {
     /// An error, before any work, if a folder already holds a run.
     pub fn check_free(path: &Path) -> Result<(), TrainError> {
         if path.join("recipe.toml").exists() {
+            let reason = if checkpoint::steps(&path.join("checkpoints"))?.is_empty() {
+                "holds a run that has no checkpoint, so that nothing is lost with it: remove the folder to begin anew, go on with it by \
+                 --resume, which begins again with step 1, or give another --out"
+            } else {
+                "holds a run already: go on with it by --resume, or give another --out"
+            };
             return Err(TrainError::Run {
                 path: path.to_owned(),
-                reason: "holds a run already: go on with it by --resume, or give another --out"
-                    .to_owned(),
+                reason: reason.to_owned(),
             });
         }
+        Ok(())
+    }
+
+    /// Takes away what a start wrote that failed before its first step. A run with a session is kept.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be removed.
+    pub(crate) fn remove_unless_begun(&self) -> Result<(), TrainError> {
+        let kept = self.elsewhere
+            || self.join("sessions.jsonl").exists()
+            || !checkpoint::steps(&self.checkpoints())?.is_empty();
+        if kept {
+            return Ok(());
+        }
+        for name in UNBEGUN {
+            let path = self.join(name);
+            if path.is_file() {
+                fs::remove_file(&path).map_err(TrainError::file("remove", &path))?;
+            }
+        }
+        // A folder with files of others stays.
+        let _ = fs::remove_dir(&self.path);
         Ok(())
     }
 

@@ -26,6 +26,8 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use serde::Serialize;
+use toml::{Table, Value};
 use unimo_batch::ConfigError;
 use unimo_core::lora;
 use unimo_core::parameters;
@@ -44,7 +46,8 @@ use crate::hub;
 use crate::model::Model;
 use crate::pretrained::{self, NetworkConfig, Public};
 use crate::recipe::Recipe;
-use crate::recipe::init::{InitConfig, Layers, Whole};
+use crate::recipe::init::{InitConfig, LOGIT_SCALE, Layers, Whole};
+use crate::recipe::overrides::flat;
 use crate::starting::own::OwnRun;
 
 /// A key of the recipe, its value, and the value of the file.
@@ -58,8 +61,8 @@ macro_rules! contradictions {
             if $ours.$key != $theirs.$key {
                 found.push((
                     concat!($section, ".", stringify!($key)).to_owned(),
-                    format!("{:?}", $ours.$key),
-                    format!("{:?}", $theirs.$key),
+                    written(&$ours.$key),
+                    written(&$theirs.$key),
                 ));
             }
         )+
@@ -129,6 +132,8 @@ pub struct Started {
     pub notes: Vec<String>,
     /// Every tensor.
     pub report: Report,
+    /// Values of the recipe that the weights have otherwise, by their keys.
+    pub values: Vec<(String, f64)>,
 }
 
 impl fmt::Display for Started {
@@ -152,42 +157,11 @@ pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>
     let mut model = Model::new(recipe, device);
     // No checkpoint that is read here has a teacher: it starts as a copy of the loaded encoders.
     let teacher = model.teacher.take();
-    let ours = names_of(&model);
-    recipe
-        .check_patterns(&ours)
-        .and_then(|()| recipe.check_cache(&ours))
-        .map_err(TrainError::of_recipe)?;
-    if let Some(config) = &recipe.train.lora {
-        let layers = lora::linear_layers(&model);
-        for pattern in &config.layers {
-            ConfigError::unless(
-                layers.iter().any(|layer| covers(pattern, layer)),
-                "train.lora.layers",
-                format_args!("\"{pattern}\""),
-                format_args!(
-                    "is the name of no linear layer, nor a beginning; there are {}",
-                    layers.join(", ")
-                ),
-            )
-            .map_err(TrainError::of_recipe)?;
-        }
-    }
+    refuse(wrong_names(recipe, &model))?;
     let Some(init) = &recipe.init else {
         model.teacher = teacher;
         return Ok((model.adapted(recipe, device), None));
     };
-    for pattern in &init.new {
-        ConfigError::unless(
-            ours.iter().any(|name| covers(pattern, name)),
-            "init.new",
-            format_args!("\"{pattern}\""),
-            format_args!(
-                "is the name of no parameter, nor a beginning; there are {}",
-                beginnings(&ours)
-            ),
-        )
-        .map_err(TrainError::of_recipe)?;
-    }
     let allow = Allow {
         missing: init.new.clone(),
         unexpected: init.unused.clone(),
@@ -200,7 +174,103 @@ pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>
     };
     model.teacher = teacher;
     model.adopt();
+    let mut started = started;
+    started.learned(recipe, &model)?;
     Ok((model.adapted(recipe, device), Some(started)))
+}
+
+/// The first of some errors.
+fn refuse(wrong: Vec<ConfigError>) -> Result<(), TrainError> {
+    let first = wrong.into_iter().next();
+    first.map_or(Ok(()), |error| Err(TrainError::of_recipe(error)))
+}
+
+/// What a recipe names of its model that the model does not have. Weights do not matter, and the model has neither teacher nor adapters.
+pub(crate) fn wrong_names(recipe: &Recipe, model: &Model) -> Vec<ConfigError> {
+    let ours = names_of(model);
+    let mut found = recipe.wrong_patterns(&ours);
+    found.extend(recipe.check_cache(&ours).err());
+    if let Some(config) = &recipe.train.lora {
+        let layers = lora::linear_layers(model);
+        found.extend(config.layers.iter().filter_map(|pattern| {
+            let checked = ConfigError::unless(
+                layers.iter().any(|layer| covers(pattern, layer)),
+                "train.lora.layers",
+                format_args!("\"{pattern}\""),
+                format_args!(
+                    "is the name of no linear layer, nor a beginning; there are {}",
+                    layers.join(", ")
+                ),
+            );
+            checked.err()
+        }));
+    }
+    let init = recipe.init.iter();
+    let named = init.flat_map(|init| {
+        let new = init.new.iter().map(|pattern| ("init.new", pattern));
+        new.chain(init.parts.iter().map(|pattern| ("init.parts", pattern)))
+    });
+    found.extend(named.filter_map(|(key, pattern)| {
+        let checked = ConfigError::unless(
+            ours.iter().any(|name| covers(pattern, name)),
+            key,
+            format_args!("\"{pattern}\""),
+            format_args!(
+                "is the name of no parameter, nor a beginning; there are {}",
+                beginnings(&ours)
+            ),
+        );
+        checked.err()
+    }));
+    found
+}
+
+impl Started {
+    /// Notes settings that only say how a parameter begins, of parameters that were loaded.
+    fn learned(&mut self, recipe: &Recipe, model: &Model) -> Result<(), TrainError> {
+        let table: Table = recipe.to_toml()?.parse().unwrap_or_default();
+        let given = flat(&table);
+        for handle in parameters::handles(model) {
+            let Some(section) = handle.name.strip_suffix(LOGIT_SCALE) else {
+                continue;
+            };
+            let key = format!("{section}.temperature");
+            let used = self
+                .report
+                .used
+                .iter()
+                .any(|(ours, _)| *ours == handle.name);
+            let (true, Some(given)) = (used, given.get(&key).and_then(Value::as_float)) else {
+                continue;
+            };
+            let values: Vec<f32> = handle.fetch().iter().collect();
+            let Some(scale) = values.first() else {
+                continue;
+            };
+            let learned = f64::from((-scale).exp());
+            if (learned - given).abs() > SAME_TEMPERATURE * given {
+                // As many digits as f32 has.
+                let learned: f64 = format!("{learned:.6e}").parse().unwrap_or(learned);
+                self.notes.push(format!(
+                    "{key} = {given} is not used: the weights have learned {learned}, which the training begins with"
+                ));
+                self.values.push((key, learned));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Share by which a loaded temperature differs from the recipe's at least: f32 keeps no more of its logarithm.
+const SAME_TEMPERATURE: f64 = 1e-5;
+
+/// A value as a recipe has it.
+fn written(value: &(impl Serialize + fmt::Debug)) -> String {
+    match Value::try_from(value) {
+        Ok(Value::Float(_)) => format!("{value:?}"),
+        Ok(value) => value.to_string(),
+        Err(_) => "none".to_owned(),
+    }
 }
 
 /// The first two parts of the parameters' names.
@@ -302,6 +372,7 @@ fn whole(
             from,
             notes,
             report,
+            values: Vec::new(),
         },
     ))
 }
@@ -329,7 +400,7 @@ fn matches_something(
     Ok(())
 }
 
-fn names_of<M: Module>(module: &M) -> Vec<String> {
+pub(crate) fn names_of<M: Module>(module: &M) -> Vec<String> {
     parameters::list(module)
         .into_iter()
         .map(|p| p.name)
@@ -438,6 +509,7 @@ fn parts(
             from,
             notes,
             report,
+            values: Vec::new(),
         },
     ))
 }

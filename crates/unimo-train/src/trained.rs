@@ -9,6 +9,7 @@ use crate::checkpoint;
 use crate::error::TrainError;
 use crate::model::Model;
 use crate::recipe::Recipe;
+use crate::resuming;
 use crate::run::RunFolder;
 use crate::tasks;
 
@@ -24,6 +25,14 @@ pub fn open_model(
 ) -> Result<(RunFolder, Recipe, u64, Model), TrainError> {
     let (run, recipe) = RunFolder::open(folder)?;
     let step = chosen_step(&run, step)?;
+    let edited = resuming::edited(&run, &recipe)?;
+    if !edited.is_empty() {
+        eprintln!(
+            "{}: recipe.toml was edited since the run began, which --resume refuses: {}",
+            run.path().display(),
+            edited.join("; ")
+        );
+    }
     let model = load_model(&run, &recipe, step, device)?;
     Ok((run, recipe, step, model))
 }
@@ -73,14 +82,18 @@ pub(crate) fn load_model(
     device: &Device,
 ) -> Result<Model, TrainError> {
     let recipe = recipe.without_dropout();
-    let mut reader = checkpoint::Reader::open(&checkpoint::path(&run.checkpoints(), step))?;
+    let folder = run.checkpoints();
+    let damaged = |error| checkpoint::or_others(&folder, step, error);
+    let reader = checkpoint::Reader::open(&checkpoint::path(&folder, step));
+    let mut reader = reader.map_err(damaged)?;
     let section = if recipe.train.ema.is_some() {
         "ema"
     } else {
         "model"
     };
     let mut model = reader
-        .module(section, Model::blank(&recipe, device))?
+        .module(section, Model::blank(&recipe, device))
+        .map_err(damaged)?
         .materialize();
     if model.objectives.answers.is_some() || model.objectives.prompts.is_some() {
         let labels = run.labels()?;

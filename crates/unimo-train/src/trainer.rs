@@ -3,6 +3,7 @@
 mod evaluating;
 mod frozen;
 mod opening;
+mod recording;
 mod saving;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -30,7 +31,7 @@ use crate::checkpoint::State;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::evaluators::Evaluator;
-use crate::fingerprint::{Fingerprint, Given};
+use crate::fingerprint::{self, Fingerprint, Given};
 use crate::freezing::Freezing;
 use crate::interrupt;
 use crate::kept::Features;
@@ -50,6 +51,8 @@ use crate::starting::Started;
 use crate::step::{Accumulated, Forward, ObjectiveSum};
 use crate::tasks::labels::Labels;
 use crate::tasks::{self, Targets};
+pub(crate) use crate::trainer::recording::Session;
+use crate::trainer::recording::Unrecorded;
 
 /// How to run a recipe.
 #[derive(Debug, Clone, Default)]
@@ -80,8 +83,8 @@ pub(crate) struct Opened {
     pub run: RunFolder,
     /// The fingerprint that the run began with.
     pub begun: Fingerprint,
-    /// What was changed on purpose since then.
-    pub changed: Vec<String>,
+    /// What this session changes on purpose.
+    pub session: Session,
     pub source: Arc<dyn Source>,
     pub tokenizer: TextTokenizer,
     pub concepts: Option<ConceptReader>,
@@ -104,6 +107,8 @@ pub(crate) struct Trainer {
     run: RunFolder,
     /// The fingerprint that the run began with, which is stored in its checkpoints.
     begun: Fingerprint,
+    /// What is to be written into the folder before the first step.
+    unrecorded: Option<Unrecorded>,
     /// The source of the current stage, or of the recipe.
     source: Arc<dyn Source>,
     /// The configuration of `source`.
@@ -211,7 +216,10 @@ impl Trainer {
             let mut evaluators = self.evaluators.iter();
             Ok(evaluators.any(|e| e.is_owed(&evaluated, done, last)))
         })?;
+        let used = self.check_used(owed);
+        ranks::all(&world, "what this session changes", used)?;
         if done > 0 && self.is_due(done) && owed {
+            self.record()?;
             let owed = self.evaluate_unless_stopped(last)?;
             self.prune()?;
             self.end_if_asked(owed)?;
@@ -228,6 +236,7 @@ impl Trainer {
             ranks::all(&world, "features of frozen encoders", frozen)?;
             let loader = self.loader(&stage, done - stage.before);
             let mut loader = ranks::all(&world, "the data of a stage", loader)?;
+            self.record()?;
             for step in done + 1..=stage.last {
                 let began = Instant::now();
                 world.at_step(step);
@@ -263,6 +272,7 @@ impl Trainer {
             }
             self.close_features();
         }
+        self.record()?;
         self.finish()
     }
 
@@ -335,7 +345,11 @@ impl Trainer {
         let own = self.recipe.stage.get(stage.index);
         if own.is_some_and(|own| own.data.is_some()) {
             let place = format!("stage[{}].data", stage.index);
-            resuming::check_stage(&self.run, &mut self.begun, place, &*self.source)?;
+            let new = resuming::check_stage(&self.run, &mut self.begun, place, &*self.source)?;
+            // Before the first step it is written with the rest.
+            if new && self.unrecorded.is_none() {
+                self.run.write_json(fingerprint::FILE_NAME, &self.begun)?;
+            }
         }
         // The first stage has the order of a run without stages.
         let seed = match stage.index {
@@ -367,7 +381,7 @@ impl Trainer {
         let (samples, together) = (self.samples, config.batch_size * config.accumulation);
         if samples < together {
             self.observers.message(format_args!(
-                "the data has {samples} training samples, fewer than the {together} of a step: they come several times in it, and a \
+                "the data has {samples} training samples, fewer than the {together} of a step: they come several times in it, and an \
                  image is no negative of itself"
             ));
         }

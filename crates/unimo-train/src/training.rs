@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 use unimo_core::world::World;
-use unimo_data::{Codebook, Concepts, PatchCodes, TextTokenizer};
+use unimo_data::{Codebook, Concepts, DataError, PatchCodes, TextTokenizer};
 use unimo_report::record::EvalRecord;
 
 use crate::device::DeviceChoice;
@@ -28,10 +28,11 @@ use crate::recipe::{Overrides, Recipe};
 use crate::resuming;
 use crate::run::{CODEBOOK, CONCEPTS, NewRun, RunFolder};
 use crate::starting;
+use crate::starting::own::OwnRun;
 use crate::tasks::labels::Labels;
 use crate::tasks::{self, labels};
 pub use crate::trainer::Options;
-use crate::trainer::{Opened, Trainer};
+use crate::trainer::{Opened, Session, Trainer};
 
 /// Starts a run in a new folder.
 pub fn start(recipe: &Recipe, folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
@@ -147,7 +148,12 @@ fn begin(
 ) -> Result<PathBuf, TrainError> {
     let world = &options.world;
     if world.is_alone() {
-        return Trainer::new(open()?, options)?.train();
+        let opened = open()?;
+        // A run that had begun before has no fresh model.
+        let new = opened.fresh.is_some().then(|| opened.run.clone());
+        let ended = Trainer::new(opened, options).and_then(Trainer::train);
+        leave(ended.as_ref().err(), new)?;
+        return ended;
     }
     let mut own = None;
     let prepared = ranks::first(world, "what rank 0 prepares", || {
@@ -157,10 +163,28 @@ fn begin(
         own = Some(opened);
         Ok(prepared)
     })?;
+    let new = own.as_ref().filter(|opened| opened.fresh.is_some());
+    let run = new.map(|opened| opened.run.clone());
     let opened = match own {
         Some(opened) => Ok(opened),
         None => follow(&prepared, options),
     };
+    let ended = go(opened, options);
+    leave(ended.as_ref().err(), run)?;
+    ended
+}
+
+/// Takes away the folder of a new run that failed before its first step. A list of unusable samples is left for who is to mend them.
+fn leave(failed: Option<&TrainError>, new: Option<RunFolder>) -> Result<(), TrainError> {
+    match (failed, new) {
+        (None | Some(TrainError::Data(DataError::TooManySkipped { .. })), _) | (_, None) => Ok(()),
+        (Some(_), Some(run)) => run.remove_unless_begun(),
+    }
+}
+
+/// Trains what this rank of several has opened.
+fn go(opened: Result<Opened, TrainError>, options: &Options) -> Result<PathBuf, TrainError> {
+    let world = &options.world;
     let opened = ranks::all(world, "opening data and device", opened)?;
     let rows = opened.begun.data.get("data").into_iter().flatten();
     let rows = rows.map(|(split, rows)| {
@@ -231,7 +255,7 @@ fn follow(prepared: &Prepared, options: &Options) -> Result<Opened, TrainError> 
         recipe,
         run: RunFolder::elsewhere(folder),
         begun,
-        changed: Vec::new(),
+        session: Session::default(),
         source,
         tokenizer,
         concepts: reader,
@@ -254,21 +278,37 @@ fn new(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Opened, Tra
     check_dtype(recipe, &device, choice)?;
     let source = unimo_data::open(&recipe.data)?;
     let mut recipe = recipe.clone();
-    let labels = tasks::prepare(&mut recipe, &*source, &mut |line| {
+    let say = |line: &str| {
         if !options.quiet {
             eprintln!("{line}");
         }
-    })?;
-    let recipe = &recipe;
-    check_data(recipe, &*source)?;
-    if let Some(line) = without_names(recipe, &*source).filter(|_| !options.quiet) {
-        eprintln!("{line}");
+    };
+    let labels = tasks::prepare(&mut recipe, &*source, &mut |line| say(&line))?;
+    check_data(&recipe, &*source)?;
+    if let Some(line) = without_names(&recipe, &*source) {
+        say(&line);
     }
-    let tokenizer = tokenizer(recipe, &*source)?;
-    check_tokenizer(recipe, &tokenizer)?;
+    let tokenizer = tokenizer(&recipe, &*source)?;
+    check_tokenizer(&recipe, &tokenizer)?;
     // Unavailable weights must not leave a folder behind.
-    let fresh = starting::model(recipe, &training_device(recipe, &device))?;
-    let concepts = count_concepts(recipe, &*source, options.quiet)?;
+    let fresh = starting::model(&recipe, &training_device(&recipe, &device))?;
+    let concepts = count_concepts(&recipe, &*source, options.quiet)?;
+    // The run's recipe says what is trained, and so what the weights have in place of what was asked for.
+    if let Some(own) = OwnRun::of(&recipe)? {
+        say(&own.give_tokenizer(&mut recipe, &tokenizer));
+        if concepts.is_some() {
+            say(&format!(
+                "phrases and tags: those of {}; what data.concepts says of finding and counting them is not used",
+                own.path().display()
+            ));
+        }
+    }
+    let taken = fresh.1.as_ref().map(|started| started.values.as_slice());
+    let taken = within_ranges(&recipe, taken.unwrap_or_default())?;
+    if !taken.is_empty() {
+        recipe = recipe.with_values(&taken)?;
+    }
+    let recipe = &recipe;
     let reader = concept_reader(recipe, concepts.as_ref(), &tokenizer)?;
     let codes = patch_codes(recipe, &*source, None, options.quiet)?;
     let run = RunFolder::begin(place, recipe)?;
@@ -289,7 +329,7 @@ fn new(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Opened, Tra
         recipe: recipe.clone(),
         run,
         begun,
-        changed: Vec::new(),
+        session: Session::default(),
         source,
         tokenizer,
         concepts: reader,
@@ -300,6 +340,24 @@ fn new(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Opened, Tra
         fresh: Some(fresh),
         before: None,
     })
+}
+
+/// Loaded values, within the ranges that the recipe's `KEY_range` says: that is where the first step brings them.
+fn within_ranges(
+    recipe: &Recipe,
+    values: &[(String, f64)],
+) -> Result<Vec<(String, f64)>, TrainError> {
+    let table: Table = recipe.to_toml()?.parse().unwrap_or_default();
+    let all = flat(&table);
+    let range = |key: &str| -> Option<(f64, f64)> {
+        let range = all.get(&format!("{key}_range"))?.as_array()?;
+        Some((range.first()?.as_float()?, range.get(1)?.as_float()?))
+    };
+    let values = values.iter().map(|(key, value)| {
+        let within = range(key).map_or(*value, |(low, high)| value.clamp(low, high));
+        (key.clone(), within)
+    });
+    Ok(values.collect())
 }
 
 /// The device of this rank.
@@ -377,7 +435,11 @@ fn earlier(folder: &Path, options: &Options) -> Result<Opened, TrainError> {
         recipe,
         run,
         begun,
-        changed: resumed.changed,
+        session: Session {
+            for_evaluations: resumed.of_evaluations(),
+            changed: resumed.changed,
+            replaced: resumed.replaced,
+        },
         source,
         tokenizer,
         concepts: reader,

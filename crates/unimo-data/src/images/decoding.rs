@@ -86,7 +86,7 @@ fn decode_caught(bytes: &[u8], limits: Limits) -> Result<RgbImage, String> {
         Ok(ImageFormat::WebP) => ImageFormat::WebP,
         Ok(other) => {
             return Err(format!(
-                "it is a {} file, not JPEG, PNG or WebP",
+                "it is a file of the format {}, not JPEG, PNG or WebP",
                 other.extensions_str().first().unwrap_or(&"foreign")
             ));
         }

@@ -235,7 +235,7 @@ impl MimConfig {
         ConfigError::unless(
             self.distance == Distance::L2,
             "distance",
-            format_args!("{:?}", self.distance),
+            crate::written(&self.distance),
             "must be absent with target = \"codes\", which are compared by cross-entropy",
         )?;
         let Some(distil) = &self.distil else {

@@ -108,7 +108,7 @@ pub(super) fn check_mask(mask: &MaskSpec) -> Result<(), ConfigError> {
     ConfigError::unless(
         !mask.unit.is_aligned(),
         "mask.unit",
-        format_args!("{:?}", mask.unit),
+        crate::written(&mask.unit),
         "must be \"token\", \"exact\", \"whole_word\", \"span\", \"skip_gram\" or \"runs\": only objectives.tlm with joined reads a translation whose \
          words are hidden too",
     )?;
@@ -214,7 +214,7 @@ impl Settings for MlmConfig {
             ConfigError::unless(
                 self.patches.is_none() && self.distil.is_none(),
                 "regions",
-                format_args!("{regions:?}"),
+                crate::written(&regions),
                 "must be absent with patches, which are of pixels, and with distil, whose teacher reads whole images",
             )?;
         }
@@ -529,7 +529,7 @@ pub(crate) fn masks_patches(
     ConfigError::unless(
         masks || patches.is_none(),
         "patches",
-        format_args!("{patches:?}"),
+        crate::written(&patches),
         "needs an encoder of pixels with model.image.mask_embedding = true",
     )
 }
@@ -547,7 +547,7 @@ pub(crate) fn masks_regions(
     ConfigError::unless(
         model.regions.is_some() || regions.is_none(),
         key,
-        format_args!("{regions:?}"),
+        crate::written(&regions),
         "needs images given as regions, [model.regions]",
     )
 }

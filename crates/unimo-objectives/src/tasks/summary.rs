@@ -54,7 +54,7 @@ impl Pooling {
         ConfigError::unless(
             model.gives_image_states() || matches!(self, Self::Text | Self::Class),
             "pooling",
-            format_args!("{self:?}"),
+            crate::written(&self),
             "must be \"text\" or \"class\" with model.fusion.image_stream = false, which gives no states of the image",
         )?;
         ConfigError::unless(

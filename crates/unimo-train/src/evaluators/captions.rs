@@ -58,14 +58,30 @@ fn wrong(error: ConfigError) -> TrainError {
     TrainError::of_recipe(error.within("captions").within("eval"))
 }
 
+/// Names of the numbers that every evaluation gives.
+pub(crate) fn names() -> Vec<String> {
+    let names = ["bleu4", "rouge_l", "cider", "cider_d", "different"];
+    names.map(|name| format!("{NAME}.{name}")).to_vec()
+}
+
+/// Checks that a recipe's model can write captions.
+///
+/// # Errors
+///
+/// It cannot.
+pub(crate) fn possible(recipe: &Recipe) -> Result<(), ConfigError> {
+    let possible = recipe.objectives.lm.is_some() && recipe.model.is_fused();
+    possible.then_some(()).ok_or_else(cannot)
+}
+
 /// The error of a recipe that cannot write captions.
-fn cannot() -> TrainError {
+fn cannot() -> ConfigError {
     let reason = "needs [objectives.lm] and a cross-modal encoder, [model.fusion] or [model.joint]";
-    TrainError::of_recipe(ConfigError {
+    ConfigError {
         key: "eval.captions".to_owned(),
         value: "{}".to_owned(),
         allowed: reason.to_owned(),
-    })
+    }
 }
 
 impl Captions {
@@ -79,9 +95,7 @@ impl Captions {
         recipe: &Recipe,
         held_out: &HeldOut<'_>,
     ) -> Result<Self, TrainError> {
-        if recipe.objectives.lm.is_none() || !recipe.model.is_fused() {
-            return Err(cannot());
-        }
+        possible(recipe).map_err(TrainError::of_recipe)?;
         let set = retrieval::open_set(
             recipe,
             held_out.source,
@@ -132,7 +146,7 @@ impl Captions {
         let search = &self.config.search;
         let captioner = Captioner::new(weights.model, weights.tokenizer, search);
         let captioner = captioner.map_err(|error| wrong(error.within("search")))?;
-        let captioner = captioner.ok_or_else(cannot)?;
+        let captioner = captioner.ok_or_else(|| TrainError::of_recipe(cannot()))?;
         let mut all = Vec::with_capacity(self.set.items().len());
         let images = HeldOutImages {
             model: weights.model,
@@ -202,8 +216,7 @@ impl Evaluator for Captions {
     }
 
     fn scalars(&self) -> Vec<String> {
-        let names = ["bleu4", "rouge_l", "cider", "cider_d", "different"];
-        names.map(|name| format!("{NAME}.{name}")).to_vec()
+        names()
     }
 
     fn says(&self, _recipe: &Recipe) -> Vec<String> {

@@ -44,10 +44,10 @@ use crate::tasks::Judged;
 use crate::tasks::judge::{Number, interval};
 use crate::tasks::predict::read_ahead;
 
-const NAME: &str = "grad_cam";
+pub(crate) const NAME: &str = "grad_cam";
 
 /// The numbers that every evaluation gives.
-const NAMES: [&str; 5] = ["pointing", "centre", "accuracy", "recall", "blank"];
+pub(crate) const NAMES: [&str; 5] = ["pointing", "centre", "accuracy", "recall", "blank"];
 
 /// What the newest evaluation looked at, for the report.
 pub const FILE_NAME: &str = "grad_cam.json";

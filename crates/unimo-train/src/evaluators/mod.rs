@@ -274,6 +274,71 @@ pub fn check_select(recipe: &Recipe, evaluators: &[Box<dyn Evaluator>]) -> Resul
     .map_err(TrainError::of_recipe)
 }
 
+/// What is wrong with a recipe's evaluators, as far as that shows without the data.
+pub(crate) fn wrong(recipe: &Recipe) -> Vec<ConfigError> {
+    let eval = &recipe.eval;
+    let mut found = Vec::new();
+    if eval.captions.is_some() {
+        found.extend(captions::possible(recipe).err());
+    }
+    if let Some(config) = &eval.grad_cam {
+        let fits = config.validate_with(&recipe.model, &recipe.objectives);
+        let fits = fits.map_err(|e| e.within(grad_cam::NAME).within("eval"));
+        found.extend(fits.err());
+    }
+    found.extend(select_wrong(recipe));
+    found
+}
+
+/// Whether `eval.select` names a number that none of the recipe's evaluators can give, whatever the data is.
+fn select_wrong(recipe: &Recipe) -> Option<ConfigError> {
+    let eval = &recipe.eval;
+    let select = eval.select.as_ref()?;
+    // What those of other crates give is known when they are opened.
+    if !eval.outside.each().is_empty() {
+        return None;
+    }
+    let mut names: Vec<String> = Vec::new();
+    if retrieval::is_possible(recipe) {
+        names.push(retrieval::MEAN_RECALL.to_owned());
+    }
+    if let Some(task) = Task::of(recipe) {
+        let of_task = judge::names(task.predicts).into_iter();
+        names.extend(of_task.map(|name| format!("{}.{name}", task.key)));
+    }
+    if eval.prompts.is_some() {
+        names.extend(["top1", "top5", "mean_class"].map(|name| format!("prompts.{name}")));
+    }
+    if eval.captions.is_some() {
+        names.extend(captions::names());
+    }
+    if eval.key_words.is_some() {
+        names.push("key_words.average_precision".to_owned());
+    }
+    if eval.grad_cam.is_some() {
+        names.extend(grad_cam::NAMES.map(|name| format!("{}.{name}", grad_cam::NAME)));
+    }
+    let mut may = names.contains(select);
+    let of = select.split('.').next().unwrap_or_default();
+    if eval.bitext.is_some() {
+        // Its other numbers have the names of the languages in the data.
+        names.push(format!("{}.accuracy", bitext::NAME));
+        may |= of == bitext::NAME;
+    }
+    // Further numbers follow from the number of labels in the data.
+    may |= Task::of(recipe).is_some_and(|task| task.asks_labels() && task.key == of);
+    let wrong = ConfigError::unless(
+        may || names.is_empty(),
+        "eval.select",
+        format_args!("\"{select}\""),
+        format_args!(
+            "must be a number that every evaluation gives: {}",
+            names.join(", ")
+        ),
+    );
+    wrong.err()
+}
+
 /// Marks in each record the number that selects the best weights, if there is one.
 pub fn select(recipe: &Recipe, records: &mut [EvalRecord]) {
     let of_task = || {

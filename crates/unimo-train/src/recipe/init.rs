@@ -7,6 +7,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use unimo_batch::ConfigError;
+use unimo_encoders::names::covers;
 
 /// `init.layers`: which layers of a deeper encoder a shallower one starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,14 @@ pub enum Layers {
 }
 
 impl Layers {
+    /// Its name in a recipe.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::EverySecond => "every_second",
+        }
+    }
+
     /// For each of `ours` layers the number of one of `theirs`, from 0. `key` is the recipe's key of `ours`.
     ///
     /// # Errors
@@ -167,7 +176,31 @@ impl Whole {
     }
 }
 
+/// The parameter of a learned temperature, in an objective or in a head of its own.
+pub(crate) const LOGIT_SCALE: &str = ".logit_scale";
+
+/// The spread of new weights.
+pub(crate) const INITIALIZER_RANGE: &str = "model.initializer_range";
+
 impl InitConfig {
+    /// Whether a run takes the value of this key from the weights that it starts from, and not from its recipe.
+    pub(crate) fn gives(&self, key: &str) -> bool {
+        let Some(whole) = &self.whole else {
+            return false;
+        };
+        let own = Whole::parse(whole).is_ok_and(|(kind, _)| kind == Whole::Unimo);
+        if own && (key == INITIALIZER_RANGE || key.starts_with("data.tokenizer.")) {
+            return true;
+        }
+        let Some(section) = key.strip_suffix(".temperature") else {
+            return false;
+        };
+        let name = format!("{section}{LOGIT_SCALE}");
+        let new = self.new.iter().any(|part| covers(part, &name));
+        let read = self.parts.is_empty() || self.parts.iter().any(|part| covers(part, &name));
+        section.starts_with("objectives.") && read && !new
+    }
+
     /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let parts = self.text.is_some() || self.image.is_some() || self.joint.is_some();
@@ -182,7 +215,7 @@ impl InitConfig {
         ConfigError::unless(
             own || parts || self.layers.is_none(),
             "init.layers",
-            format_args!("{:?}", self.layers),
+            format_args!("\"{}\"", self.layers.map_or("none", Layers::name)),
             "must be absent with a whole METER, BridgeTower, ALBEF or CLIP, whose depth must be the recipe's",
         )?;
         ConfigError::unless(
@@ -191,6 +224,19 @@ impl InitConfig {
             format_args!("{:?}", self.parts),
             "must be absent but with whole = \"unimo:RUN\"; other checkpoints are read as a whole, or by text and image",
         )
+    }
+
+    /// What it names that is neither there nor a Hugging Face id.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let whole = self
+            .whole
+            .as_deref()
+            .and_then(|whole| whole.split_once(':'));
+        let named = whole.map(|(_, path)| path);
+        let parts = [self.text.as_deref(), self.image.as_deref()];
+        let named = named.into_iter().chain(parts.into_iter().flatten());
+        let missing = named.filter(|path| !Path::new(path).exists());
+        missing.map(str::to_owned).collect()
     }
 
     /// Makes the paths of existing files absolute. A path that does not exist may be a Hugging Face id.

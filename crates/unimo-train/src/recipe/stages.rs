@@ -205,48 +205,44 @@ impl Recipe {
 
     /// Checks that every entry of a stage's `train` is the name of a parameter of the model, or a prefix of one.
     pub(crate) fn check_patterns(&self, parameters: &[String]) -> Result<(), ConfigError> {
-        for (index, stage) in self.stage.iter().enumerate() {
-            for pattern in stage.train.iter().flatten() {
-                ConfigError::unless(
-                    parameters.iter().any(|name| covers(pattern, name)),
-                    &format!("stage[{index}].train"),
-                    format_args!("\"{pattern}\""),
-                    "must be the name of a parameter or its beginning, such as \"backbone.text\"",
-                )?;
-            }
-        }
-        for pattern in &self.train.freeze {
-            ConfigError::unless(
-                parameters.iter().any(|name| covers(pattern, name)),
-                "train.freeze",
-                format_args!("\"{pattern}\""),
-                "must be the name of a parameter or its beginning, such as \"backbone.text\"",
-            )?;
-        }
-        let freezes = |name: &String| self.train.freeze.iter().any(|p| covers(p, name));
-        ConfigError::unless(
+        let first = self.wrong_patterns(parameters).into_iter().next();
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Patterns of parameters that cover none, and `train.freeze` if it covers all.
+    pub(crate) fn wrong_patterns(&self, parameters: &[String]) -> Vec<ConfigError> {
+        let train = &self.train;
+        let of_stages = self.stage.iter().enumerate().flat_map(|(index, stage)| {
+            let own = stage.train.iter().flatten();
+            own.map(move |pattern| (format!("stage[{index}].train"), pattern, "backbone.text"))
+        });
+        let frozen = train.freeze.iter();
+        let frozen = frozen.map(|p| ("train.freeze".to_owned(), p, "backbone.text"));
+        let also = train.lora.iter().flat_map(|lora| &lora.also);
+        let also = also.map(|p| ("train.lora.also".to_owned(), p, "objectives"));
+        let factors = train.optimizer.lr_factors.keys();
+        let factors =
+            factors.map(|p| ("train.optimizer.lr_factors".to_owned(), p, "backbone.text"));
+        let all = of_stages.chain(frozen).chain(also).chain(factors);
+        let mut found: Vec<ConfigError> = all
+            .filter(|(_, pattern, _)| !parameters.iter().any(|name| covers(pattern, name)))
+            .map(|(key, pattern, such)| ConfigError {
+                key,
+                value: format!("\"{pattern}\""),
+                allowed: format!(
+                    "must be the name of a parameter or its beginning, such as \"{such}\""
+                ),
+            })
+            .collect();
+        let freezes = |name: &String| train.freeze.iter().any(|p| covers(p, name));
+        let leaves = ConfigError::unless(
             !parameters.iter().all(freezes),
             "train.freeze",
-            format_args!("{:?}", self.train.freeze),
+            format_args!("{:?}", train.freeze),
             "must leave a parameter to train",
-        )?;
-        for pattern in self.train.lora.iter().flat_map(|lora| &lora.also) {
-            ConfigError::unless(
-                parameters.iter().any(|name| covers(pattern, name)),
-                "train.lora.also",
-                format_args!("\"{pattern}\""),
-                "must be the name of a parameter or its beginning, such as \"objectives\"",
-            )?;
-        }
-        for pattern in self.train.optimizer.lr_factors.keys() {
-            ConfigError::unless(
-                parameters.iter().any(|name| covers(pattern, name)),
-                "train.optimizer.lr_factors",
-                format_args!("\"{pattern}\""),
-                "must be the name of a parameter or its beginning, such as \"backbone.text\"",
-            )?;
-        }
-        Ok(())
+        );
+        found.extend(leaves.err());
+        found
     }
 
     /// Checks that one objective a step can be trained, if the recipe says so.

@@ -12,7 +12,7 @@ use toml::{Table, Value};
 use unimo_batch::ConfigError;
 use unimo_core::init::Init;
 use unimo_core::lora;
-use unimo_data::{Concepts, TextTokenizer, processor, published};
+use unimo_data::{Concepts, TextTokenizer, TokenizerConfig, processor, published};
 use unimo_encoders::import::{Allow, import};
 use unimo_encoders::joint::JointEncoder;
 use unimo_encoders::names::{Form, Names, Rule, covers, rule};
@@ -27,7 +27,7 @@ use crate::error::TrainError;
 use crate::given::{self, Given};
 use crate::model::Model;
 use crate::pretrained::{self, NetworkConfig};
-use crate::recipe::init::{InitConfig, Whole};
+use crate::recipe::init::{INITIALIZER_RANGE, InitConfig, Layers, Whole};
 use crate::recipe::{Overrides, Recipe};
 use crate::run::{CONCEPTS, RunFolder};
 use crate::starting::{Started, agree, names_of, stream};
@@ -232,16 +232,6 @@ impl OwnRun {
         recipe: &Recipe,
         init: &InitConfig,
     ) -> Result<(Model, Started), TrainError> {
-        let ours = names_of(&model);
-        for part in &init.parts {
-            ConfigError::unless(
-                ours.iter().any(|name| covers(part, name)),
-                "init.parts",
-                format_args!("\"{part}\""),
-                "is the name of no parameter, nor a beginning",
-            )
-            .map_err(TrainError::of_recipe)?;
-        }
         let read =
             |name: &str| init.parts.is_empty() || init.parts.iter().any(|part| covers(part, name));
         let splits = self.is_split(recipe) && !init.new.iter().any(|new| covers(new, SPLIT));
@@ -371,14 +361,67 @@ impl OwnRun {
                 recipe.data.mean, recipe.data.std, self.recipe.data.mean, self.recipe.data.std
             ));
         }
+        let mut values = Vec::new();
+        let (range, own) = (
+            recipe.model.initializer_range,
+            self.recipe.model.initializer_range,
+        );
+        if matches!(self.place, Place::Run(_)) && range != own {
+            if report.new.is_empty() {
+                notes.push(format!(
+                    "{INITIALIZER_RANGE} = {range} is not used: no parameter is new, and those of the run began with {own}"
+                ));
+                values.push((INITIALIZER_RANGE.to_owned(), own));
+            } else {
+                notes.push(format!(
+                    "{INITIALIZER_RANGE} = {range} is of the parameters that are new alone; those of the run began with {own}"
+                ));
+            }
+        }
         Ok((
             model,
             Started {
                 from: vec![("the model".to_owned(), self.checkpoint.clone())],
                 notes,
                 report,
+                values,
             },
         ))
+    }
+
+    /// What is wrong with a recipe that starts from this run, as far as the run's recipe tells.
+    pub(crate) fn wrong(&self, recipe: &Recipe, init: &InitConfig) -> Vec<TrainError> {
+        let read =
+            |name: &str| init.parts.is_empty() || init.parts.iter().any(|part| covers(part, name));
+        let contradictions = self.contradictions(recipe, &read);
+        let agrees = contradictions.and_then(|found| agree(&found, &self.checkpoint));
+        let depths = self.depths(recipe, init, &read);
+        let depths = depths.map_err(TrainError::of_recipe);
+        agrees.err().into_iter().chain(depths.err()).collect()
+    }
+
+    /// Takes the run's tokenizer into a new run's recipe. Returns a line that says so.
+    pub(crate) fn give_tokenizer(&self, recipe: &mut Recipe, tokenizer: &TextTokenizer) -> String {
+        let tokens = tokenizer.vocab_size();
+        let mut line = format!(
+            "tokenizer: that of {}, whose weights `init` names, with {tokens} tokens",
+            self.path().display()
+        );
+        let TokenizerConfig::Train { vocab_size } = recipe.data.tokenizer else {
+            return line;
+        };
+        let own = match &self.place {
+            Place::Run(_) => self.recipe.data.tokenizer.clone(),
+            Place::Export(_) => TokenizerConfig::Train { vocab_size: tokens },
+        };
+        if own != recipe.data.tokenizer {
+            line += &format!("; data.tokenizer.vocab_size = {vocab_size} is not used");
+            let stages = recipe.stage.iter_mut().filter_map(|s| s.data.as_mut());
+            for data in stages.chain([&mut recipe.data]) {
+                data.tokenizer = own.clone();
+            }
+        }
+        line
     }
 
     /// The model with the adapters that the run's weights have, blank, on the layers that are read, and their number.
@@ -481,7 +524,7 @@ impl OwnRun {
         ConfigError::unless(
             init.layers.is_none() || !depths.is_empty(),
             "init.layers",
-            format_args!("{:?}", init.layers),
+            format_args!("\"{}\"", init.layers.map_or("none", Layers::name)),
             "must be absent: every encoder that is read has as many layers as the run's",
         )?;
         Ok(depths)

@@ -9,17 +9,15 @@ use unimo_core::average;
 use unimo_core::parameters;
 use unimo_data::Split;
 use unimo_report::numbers::grouped;
-use unimo_report::record::SessionRecord;
 
-use super::{BURN_VERSION, Opened, Options, Trainer, skip_list};
+use super::{BURN_VERSION, Opened, Options, Trainer, Unrecorded, skip_list};
 use crate::checkpoint::{self, State};
 use crate::clock::now;
 use crate::error::TrainError;
 use crate::evaluators::{self, check_select};
 use crate::freezing::Freezing;
 use crate::model::Model;
-use crate::observers::mlflow::MlFlow;
-use crate::observers::{JsonLines, Observer, Observers, TensorBoard, Terminal};
+use crate::observers::{Observer, Observers, Terminal};
 use crate::optimizer::Optimizer;
 use crate::prepare::{CAPTIONS_LOOKED_AT, training_device};
 use crate::progress::Progress;
@@ -28,7 +26,6 @@ use crate::rewards;
 use crate::run::RunFolder;
 use crate::starting;
 use crate::tasks::{self, Targets};
-use crate::tensorboard::EventWriter;
 
 /// Share of truncated captions from which on they are reported.
 const CUT_WORTH_SAYING: f64 = 0.05;
@@ -46,7 +43,7 @@ impl Trainer {
             recipe,
             run,
             begun,
-            changed,
+            session,
             source,
             tokenizer,
             concepts,
@@ -64,6 +61,7 @@ impl Trainer {
         } else {
             checkpoint::steps(&run.checkpoints())?
         };
+        let mut init = None;
         // A run with a checkpoint continues from it, whatever it started from.
         let model = match steps.last() {
             Some(_) => Model::blank(&recipe, &device),
@@ -82,14 +80,22 @@ impl Trainer {
                 };
                 if let Some(started) = started {
                     let account = started.to_string();
-                    run.write("init.txt", account.as_bytes())?;
                     if !options.quiet {
                         eprint!("{account}");
                     }
+                    init = Some(account);
                 }
                 model
             }
         };
+        if !steps.is_empty() {
+            // A new model's names were checked when it was made.
+            let names = starting::names_of(&model);
+            recipe
+                .check_patterns(&names)
+                .and_then(|()| recipe.check_cache(&names))
+                .map_err(TrainError::of_recipe)?;
+        }
         let freezing = Freezing::of(&model, &recipe);
         let model = freezing.apply(model, None);
         let count: usize = parameters::list(&model)
@@ -108,7 +114,8 @@ impl Trainer {
         let mut last_good = None;
         if let Some(step) = steps.last() {
             let path = checkpoint::path(&folder, *step);
-            state = checkpoint::load(&path, state, &device.clone().without_autodiff())?;
+            let loaded = checkpoint::load(&path, state, &device.clone().without_autodiff());
+            state = loaded.map_err(|error| checkpoint::or_older(&folder, *step, error))?;
             last_good = Some(path);
         }
         let longest = recipe.data.max_text_length;
@@ -119,46 +126,36 @@ impl Trainer {
         }
         let targets = Targets::of(&recipe, labels).map(Arc::new);
         let step = state.step;
-        let before = run.rewind(step)?;
-        let sessions = run.sessions()?;
-        if step == 0 {
+        let facts = (step == 0).then(|| {
             let each = recipe.objectives.each().into_iter();
             let titles: BTreeMap<&str, &str> = each
                 .map(|(key, settings)| (key, settings.title()))
                 .collect();
-            run.write_json(
-                "run.json",
-                &json!({
-                    "name": run.path().file_name().map(|n| n.to_string_lossy().into_owned()),
-                    "recipe": recipe.description,
-                    "seed": recipe.seed,
-                    "device": choice.to_string(),
-                    "started": now(),
-                    "versions": {
-                        "unimo": env!("CARGO_PKG_VERSION"),
-                        "burn": BURN_VERSION,
-                        "os": std::env::consts::OS,
-                        "architecture": std::env::consts::ARCH,
-                    },
-                    "parameters": count,
-                    "objectives": titles,
-                    "data": source.describe(),
-                }),
-            )?;
-        }
+            json!({
+                "name": run.path().file_name().map(|n| n.to_string_lossy().into_owned()),
+                "recipe": recipe.description,
+                "seed": recipe.seed,
+                "device": choice.to_string(),
+                "started": now(),
+                "versions": {
+                    "unimo": env!("CARGO_PKG_VERSION"),
+                    "burn": BURN_VERSION,
+                    "os": std::env::consts::OS,
+                    "architecture": std::env::consts::ARCH,
+                },
+                "parameters": count,
+                "objectives": titles,
+                "data": source.describe(),
+            })
+        });
         let rates = Rates::new(&recipe.train.optimizer, &recipe.model);
         let learning = parameters::list(&state.model);
-        run.write("rates.txt", rates.account(&learning).as_bytes())?;
-        run.append(
-            "sessions.jsonl",
-            &SessionRecord {
-                after_step: step,
-                at: now(),
-                device: choice.to_string(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                changed,
-            },
-        )?;
+        let unrecorded = Unrecorded {
+            session,
+            init,
+            facts,
+            rates: rates.account(&learning),
+        };
         let skip = skip_list(&run, "skipped.jsonl", &recipe.data)?;
         // Opened before any work: a held-out split that cannot be used should fail now, not after hours.
         let given = reward.into_iter().chain(same);
@@ -190,26 +187,15 @@ impl Trainer {
             } else {
                 Progress::new(recipe.train.steps, step, "training")
             };
-            let events = if sessions.is_empty() {
-                EventWriter::create(run.path())
-            } else {
-                EventWriter::resume(run.path(), step + 1)
-            }
-            .map_err(TrainError::file("write", run.path()))?;
             all.push(Box::new(Terminal(progress)));
-            all.push(Box::new(JsonLines::new(run.path())));
-            all.push(Box::new(TensorBoard::new(events, &recipe)?));
-            if let Some(mlflow) = MlFlow::open(&run, &recipe)? {
-                lines.push(format!("MLflow: {}", mlflow.folder().display()));
-                all.push(Box::new(mlflow));
-            }
         }
         let mut observers = Observers::new(all);
         for line in lines {
             observers.message(line);
         }
         let mut trainer = Self {
-            best: run.best()?,
+            best: None,
+            unrecorded: Some(unrecorded),
             tokenizer,
             concepts,
             codes,
@@ -238,7 +224,7 @@ impl Trainer {
             order: options.order,
             observers,
             last_good,
-            before,
+            before: 0.0,
             began: Instant::now(),
             overflows: 0,
             tasks: BTreeMap::new(),
