@@ -123,6 +123,8 @@ pub struct Listed {
     splits: BySplit<Vec<u32>>,
     /// Share that is held out if the files do not say.
     pub(super) fraction: f64,
+    /// The share that a recipe gives beside held-out files, which changes nothing; 0 without such files.
+    pub(super) unused: f64,
     rejected: Vec<SampleError>,
     left_out: LeftOut,
     clamped: u64,
@@ -147,6 +149,7 @@ impl Listed {
             referred: Vec::new(),
             splits: BySplit::default(),
             fraction: 0.0,
+            unused: 0.0,
             rejected: Vec::new(),
             left_out: LeftOut::new("items"),
             clamped: 0,
