@@ -1,5 +1,6 @@
 //! The samples of a task that are judged or answered, in a fixed order.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -140,6 +141,11 @@ impl TaskSet {
     /// Number of texts of the data that are no samples of the task.
     pub fn left_out(&self) -> usize {
         self.each.left_out()
+    }
+
+    /// Sound items of the data that are of no split, counted by name.
+    pub fn of_no_split(&self) -> BTreeMap<String, u64> {
+        Source::left_out(&*self.each)
     }
 
     /// One sentence: the data set and its size.

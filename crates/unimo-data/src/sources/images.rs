@@ -309,6 +309,10 @@ impl Source for Pictures {
         )
     }
 
+    fn left_out(&self) -> BTreeMap<String, u64> {
+        self.left_out.counts()
+    }
+
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         let (of, held) = self.drawn;

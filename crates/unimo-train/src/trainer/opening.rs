@@ -143,6 +143,7 @@ impl Trainer {
                     "parameters": count,
                     "objectives": titles,
                     "data": source.describe(),
+                    "unusable_when_opened": source.rejected().len(),
                 }),
             )?;
         }

@@ -1,5 +1,6 @@
 //! The samples of a finished table.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use image::RgbImage;
@@ -218,5 +219,9 @@ impl Source for Listed {
 
     fn rejected(&self) -> &[SampleError] {
         &self.rejected
+    }
+
+    fn left_out(&self) -> BTreeMap<String, u64> {
+        self.left_out.counts()
     }
 }

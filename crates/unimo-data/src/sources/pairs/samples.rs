@@ -1,6 +1,6 @@
 //! The samples of a list.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use image::RgbImage;
@@ -300,5 +300,9 @@ impl Source for Pairs {
 
     fn rejected(&self) -> &[SampleError] {
         &self.rejected
+    }
+
+    fn left_out(&self) -> BTreeMap<String, u64> {
+        self.left_out.counts()
     }
 }

@@ -131,6 +131,9 @@ fn splits_are_known_by_the_names_of_the_field() {
     assert_eq!(images(&pairs, Split::Test), ["3", "9"]);
     let left = "3 rows left out (2 of the split \"extra\", 1 of the split \"Gold\")";
     assert!(pairs.describe().contains(left), "{}", pairs.describe());
+    let counts = pairs.left_out();
+    assert_eq!(counts["the split \"extra\""], 2);
+    assert_eq!(counts["the split \"Gold\""], 1);
     let pairs = open("a.jsonl", &text, |config| {
         config.val_split = vec!["gold".into()];
         config.train_split = vec!["extra".into(), "train".into()];

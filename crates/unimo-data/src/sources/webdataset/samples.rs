@@ -1,6 +1,7 @@
 //! The samples of opened shards.
 
 use image::RgbImage;
+use std::collections::BTreeMap;
 
 use crate::error::{Place, SampleError};
 use crate::images;
@@ -235,5 +236,9 @@ impl Source for WebDataset {
 
     fn rejected(&self) -> &[SampleError] {
         &self.rejected
+    }
+
+    fn left_out(&self) -> BTreeMap<String, u64> {
+        self.lacking.counts()
     }
 }
