@@ -378,7 +378,7 @@ fn what_the_data_cannot_give_is_refused_before_there_is_a_run() {
     let lines = (0..8).map(|number| {
         let language = ["en", "de"][number % 2];
         format!(
-            "{{\"image\": \"{number}.png\", \"caption\": \"{number}\", \"in\": \"{language}\"}}\n"
+            "{{\"image\": \"{number}.png\", \"caption\": \"{number}\", \"in\": \"{language}\", \"alt\": null, \"alt_in\": null}}\n"
         )
     });
     fs::write(&languages, lines.collect::<String>()).unwrap();

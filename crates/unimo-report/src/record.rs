@@ -692,6 +692,19 @@ pub(crate) struct RunFolder {
 }
 
 impl RunFolder {
+    /// When the unusable items were found, as [`found_when`] says it; empty if it is not known: in the lists of several stages, and in
+    /// runs of earlier versions.
+    pub(crate) fn found_when(&self) -> String {
+        let opened = self.facts.get("unusable_when_opened");
+        match (
+            opened.and_then(Value::as_u64),
+            self.skipped_lists.as_slice(),
+        ) {
+            (Some(opened), [_]) => found_when(opened as usize, self.skipped_count),
+            _ => String::new(),
+        }
+    }
+
     /// Reads the folder; only `recipe.toml` has to be there.
     pub(crate) fn read(run: &Path) -> io::Result<Self> {
         let mut folder = Self {
@@ -767,6 +780,15 @@ impl RunFolder {
         }
         Ok(folder)
     }
+}
+
+/// When the unusable items of a list were found, in words: so many of them when the data was opened, which its description counts.
+pub fn found_when(opened: usize, all: usize) -> String {
+    let opened = opened.min(all);
+    let later = all - opened;
+    format!(
+        ", {opened} of them found when the data was opened and {later} later, when their image or text was read"
+    )
 }
 
 /// The lists of unusable samples in a run's folder: that of its data, and those of stages with data of their own.

@@ -15,7 +15,7 @@ const FIRST: [&str; 7] = [
     "recipe", "data", "device", "backend", "seed", "started", "versions",
 ];
 /// Facts that are shown elsewhere in the report.
-const ELSEWHERE: [&str; 3] = ["name", "parameters", "objectives"];
+const ELSEWHERE: [&str; 4] = ["name", "parameters", "objectives", "unusable_when_opened"];
 
 pub(crate) fn header(name: &str, folder: &RunFolder, sections: &[Section]) -> Markup {
     let others = folder.facts.keys().map(String::as_str);
@@ -25,8 +25,16 @@ pub(crate) fn header(name: &str, folder: &RunFolder, sections: &[Section]) -> Ma
         .chain(others)
         .filter_map(|key| Some((key.replace('_', " "), fact(key, folder.facts.get(key)?))))
         .filter(|(_, text)| !text.is_empty())
+        .chain(skipped(folder))
         .collect();
     page::header("unimo · training run", name, &facts, sections)
+}
+
+/// The number of items that could not be used. What the data says of itself counts those alone that were found when it was opened.
+fn skipped(folder: &RunFolder) -> Option<(String, String)> {
+    let count = grouped(folder.skipped_count as f64);
+    let text = format!("{count}{}", folder.found_when());
+    (folder.skipped_count > 0).then(|| ("unusable items in all".to_owned(), text))
 }
 
 fn fact(key: &str, value: &Value) -> String {

@@ -221,9 +221,11 @@ data have tables of their own.";
 const VERIFY_EXAMPLES: &str = "\
 Examples:
   unimo data verify --data pairs.jsonl
-  Write a list without what is damaged, double or leaked, and train on it:
-    unimo data verify --data pairs.jsonl --clean clean.jsonl --drop-duplicates
-    unimo train unimo3-small --data clean.jsonl";
+  Write a list without what is damaged or in two splits at once, and train on it:
+    unimo data verify --data pairs.jsonl --clean clean.jsonl
+    unimo train unimo3-small --data clean.jsonl
+  The same, without images that occur twice in a split:
+    unimo data verify --data pairs.jsonl --clean clean.jsonl --drop-duplicates";
 
 const PACK_EXAMPLES: &str = "\
 Examples:

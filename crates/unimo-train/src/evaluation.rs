@@ -173,6 +173,7 @@ fn of_pairs(
         });
     };
     let mut left_out = lengths(source, &|split| !splits.contains(&split));
+    left_out.extend(source.left_out());
     if skip.count() > 0 {
         left_out.insert("unusable".to_owned(), skip.count() as u64);
     }

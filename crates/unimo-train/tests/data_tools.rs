@@ -65,7 +65,8 @@ fn verify_finds_leaks_between_three_splits_and_its_clean_list_is_read_again() {
         "1 rows left out (1 of the split \"extra\")",
         "images trained on and held out: 1",
         "list.jsonl:9\n",
-        "9 samples in clean.jsonl",
+        "8 samples in clean.jsonl",
+        "without 0 that are unusable and 1 whose image is also held out (training)",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
@@ -77,8 +78,14 @@ fn verify_finds_leaks_between_three_splits_and_its_clean_list_is_read_again() {
             .collect()
     };
     let again = text(&verify("clean.jsonl", &[]).stdout);
-    assert_eq!(counts(&said), counts(&again));
+    let clean = [("test", "2"), ("train", "2"), ("val", "4")];
+    let clean = clean.map(|(split, count)| (split.to_owned(), count.to_owned()));
+    assert_eq!(counts(&again), clean, "{again}");
     assert_eq!(counts(&said).len(), 3, "{said}");
+    assert!(
+        again.contains("images trained on and held out: 0"),
+        "{again}"
+    );
     let dropped = verify(
         "list.jsonl",
         &["--clean", "less.jsonl", "--drop-duplicates"],
@@ -107,11 +114,87 @@ fn verify_finds_leaks_between_three_splits_and_its_clean_list_is_read_again() {
     for settings in [&own[..], &[]] {
         let again = verify("own.jsonl", settings);
         assert_eq!(
-            counts(&said),
             counts(&text(&again.stdout)),
+            clean,
             "{}",
             text(&again.stderr)
         );
+    }
+}
+
+/// The list with own columns and own names of splits, labels and languages.
+#[test]
+fn the_clean_list_says_train_val_and_test_whatever_a_list_calls_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["mytrain", "mytrain", "mydev", "mytest"];
+    for column in ["fold", "split"] {
+        let rows = (0u8..).zip(names).map(|(number, split)| {
+            picture(&folder.path().join(format!("{number}.png")), 20 * number);
+            format!(
+                "{{\"image\": \"{number}.png\", \"a\": \"a {number}\", \"b\": \"b {number}\", \"la\": \"en\", \"lb\": \"de\", \
+                 \"kind\": \"k{number}\", \"{column}\": \"{split}\"}}\n"
+            )
+        });
+        fs::write(folder.path().join("own.jsonl"), rows.collect::<String>()).unwrap();
+        let columns = [
+            "data.pairs.text_columns=[\"a\", \"b\"]",
+            "data.pairs.language_columns=[\"la\", \"lb\"]",
+            "data.pairs.label_column=kind",
+        ];
+        let split_column = format!("data.pairs.split_column={column}");
+        let own_names = [
+            &*split_column,
+            "data.pairs.train_split=mytrain",
+            "data.pairs.val_split=mydev",
+            "data.pairs.test_split=mytest",
+        ];
+        let verify = |data: &str, sets: &[&str], more: &[&str]| {
+            let sets = sets.iter().flat_map(|set| ["--set", *set]);
+            let given = ["data", "verify", "--data", data];
+            let given: Vec<&str> = given
+                .into_iter()
+                .chain(sets)
+                .chain(more.iter().copied())
+                .collect();
+            let output = unimo(folder.path(), &given);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            text(&output.stdout)
+        };
+        let all = [&columns[..], &own_names].concat();
+        let said = verify("own.jsonl", &all, &["--clean", "clean.jsonl"]);
+        let told = said.contains(
+            "read it without data.pairs.train_split, data.pairs.val_split, data.pairs.test_split",
+        );
+        assert_eq!(told, column == "split", "{said}");
+        let clean = fs::read_to_string(folder.path().join("clean.jsonl")).unwrap();
+        // A row for each language of a sample.
+        let rows: Vec<serde_json::Value> = clean
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let splits: Vec<&str> = rows
+            .iter()
+            .map(|row| row["split"].as_str().unwrap())
+            .collect();
+        let usual = [
+            "train", "train", "train", "train", "val", "val", "test", "test",
+        ];
+        assert_eq!(splits, usual);
+        assert_eq!(
+            (&rows[1]["caption"][0], &rows[1]["la"], &rows[1]["kind"]),
+            (&"b 0".into(), &"de".into(), &"k0".into())
+        );
+        // It is read without settings, with the columns, and with all that the own list needs where another column holds the own names.
+        let mut settings = vec![&[][..], &columns[..]];
+        if column == "fold" {
+            assert_eq!(rows[7]["fold"], "mytest");
+            settings.push(&all);
+        }
+        for sets in settings {
+            let again = verify("clean.jsonl", sets, &[]);
+            let found = "2 training images with 4 captions, 1 held out with 2, 1 to test on with 2, 0 rows left out, 0 unusable";
+            assert!(again.contains(found), "{sets:?}: {again}");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A list may have millions of rows, so only a row's location stays in memory: 16 bytes.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Read};
@@ -147,12 +147,27 @@ pub(crate) fn each_row(
     let Some((_, header)) = lines.next_record(layout).map_err(io)? else {
         return Ok(());
     };
+    let header = header.and_then(distinct);
     give(Item::Header(header.clone()))?;
     let header = header.unwrap_or_default();
     while let Some((span, row)) = lines.next_record(layout).map_err(io)? {
         give(Item::Row(span, row.and_then(|cells| named(&header, cells))))?;
     }
     Ok(())
+}
+
+/// A header, each of whose names stands for one column. Columns without a name, which nothing can ask for, may be several.
+fn distinct(header: Vec<String>) -> Result<Vec<String>, String> {
+    let mut seen = HashSet::new();
+    match header
+        .iter()
+        .find(|cell| !cell.trim().is_empty() && !seen.insert(*cell))
+    {
+        Some(twice) => Err(format!(
+            "column `{twice}` is there more than once, so that its name does not say which is meant"
+        )),
+        None => Ok(header),
+    }
 }
 
 /// The elements of an array as rows. In errors the line is the number of the element.

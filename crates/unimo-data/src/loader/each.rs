@@ -314,4 +314,8 @@ impl Source for Each {
     fn rejected(&self) -> &[SampleError] {
         &self.rejected
     }
+
+    fn left_out(&self) -> BTreeMap<String, u64> {
+        self.source.left_out()
+    }
 }

@@ -1,5 +1,6 @@
 //! Groups texts by image for retrieval: each image with all the texts that describe it.
 
+use std::collections::BTreeMap;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -249,6 +250,10 @@ impl Source for Gathered {
 
     fn rejected(&self) -> &[SampleError] {
         self.source.rejected()
+    }
+
+    fn left_out(&self) -> BTreeMap<String, u64> {
+        self.source.left_out()
     }
 
     fn items(&self) -> usize {

@@ -1,5 +1,6 @@
 //! The samples of a task that are judged or answered, in a fixed order.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -146,6 +147,11 @@ impl TaskSet {
     pub fn answers(&self) -> impl Iterator<Item = String> {
         let label = |number: usize| self.each.label(self.split(), self.index(number)).ok();
         (0..self.len()).filter_map(move |number| label(number)?.answer)
+    }
+
+    /// Sound items of the data that are of no split, counted by name.
+    pub fn of_no_split(&self) -> BTreeMap<String, u64> {
+        Source::left_out(&*self.each)
     }
 
     /// One sentence: the data set and its size.

@@ -48,7 +48,7 @@ use crate::order::draws::{Stream, hash_bytes, hash_path, hash_text};
 use crate::settings::{not_empty, range, share};
 use crate::sources::given::{Held, given, val_fraction};
 use crate::sources::source::{Source, SourceConfig, SplitFacts};
-use crate::sources::splits::{BySplit, Split, drawn};
+use crate::sources::splits::{BESIDE_VAL, BySplit, Split, drawn, not_drawn};
 use crate::sources::template::Template;
 use crate::store::{self, paths};
 use crate::text::spaced;
@@ -300,6 +300,10 @@ impl SourceConfig for ConceptualConfig {
                 Some(_) => 0.0,
                 None => self.val_fraction,
             },
+            unused: match self.val {
+                Some(_) => self.val_fraction,
+                None => 0.0,
+            },
             rejected: Vec::new(),
             missing: 0,
         };
@@ -339,6 +343,8 @@ struct Conceptual {
     rows: BySplit<Vec<Row>>,
     /// Share that is held out if no files are given for it.
     fraction: f64,
+    /// The share that a recipe gives beside held-out files, which changes nothing; 0 without such files.
+    unused: f64,
     rejected: Vec<SampleError>,
     missing: u64,
 }
@@ -608,6 +614,7 @@ impl Source for Conceptual {
             let of = held + self.len(Split::Train);
             notes.push(drawn(name, held, of, "rows", self.fraction));
         }
+        notes.extend(not_drawn(name, self.unused, BESIDE_VAL));
         notes
     }
 

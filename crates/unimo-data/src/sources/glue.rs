@@ -261,6 +261,14 @@ impl Columns {
     fn of(task: GlueTask, line: &[&str]) -> Result<(Self, bool), String> {
         let at = |name: &str| line.iter().position(|cell| *cell == name);
         let (first, second, label) = task.columns();
+        let twice = |name: &&str| line.iter().filter(|cell| *cell == name).count() > 1;
+        if let Some(twice) = [Some(first), second, Some(label)]
+            .into_iter()
+            .flatten()
+            .find(twice)
+        {
+            return Err(format!("column `{twice}` is there more than once"));
+        }
         if let Some(found) = at(first) {
             let second =
                 match second {

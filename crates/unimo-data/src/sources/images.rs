@@ -33,7 +33,7 @@ use crate::sources::given::{Held, train_and_held, val_fraction};
 use crate::sources::label::Label;
 use crate::sources::left_out::LeftOut;
 use crate::sources::source::{Annotations, Offers, Source, SourceConfig};
-use crate::sources::splits::{BySplit, Split, drawn};
+use crate::sources::splits::{BySplit, Split, drawn, not_drawn};
 use crate::store::paths::{self, is_hidden, is_picture};
 
 /// `[data.images]`.
@@ -309,11 +309,19 @@ impl Source for Pictures {
         )
     }
 
+    fn left_out(&self) -> BTreeMap<String, u64> {
+        self.left_out.counts()
+    }
+
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         let (of, held) = self.drawn;
         if of > 0 && self.fraction > 0.0 {
             notes.push(drawn(&self.name(), held, of, "images", self.fraction));
+        }
+        if of == 0 {
+            let why = "the folders say which split an image is of";
+            notes.extend(not_drawn(&self.name(), self.fraction, why));
         }
         if !self.empty.is_empty() {
             notes.push(format!(

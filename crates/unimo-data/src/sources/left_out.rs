@@ -36,6 +36,17 @@ impl LeftOut {
         }
     }
 
+    /// The counts by name, such as `the split "test"` and `rows without a text`.
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        let name = |reason: &str| match reason.strip_prefix("of ") {
+            Some(name) => name.to_owned(),
+            None => format!("{} {reason}", self.what),
+        };
+        let named = self.reasons.iter().map(|(reason, n)| (name(reason), *n));
+        let others = (self.others > 0).then(|| (name("left out for other reasons"), self.others));
+        named.chain(others).collect()
+    }
+
     /// Number of items left out.
     pub fn total(&self) -> u64 {
         self.reasons.values().sum::<u64>() + self.others
@@ -94,6 +105,14 @@ mod tests {
         assert_eq!(
             left.to_string(),
             "3 rows left out (2 of the split \"test\", 1 without a text)"
+        );
+        let counts = left.counts().into_iter();
+        assert_eq!(
+            counts.collect::<Vec<_>>(),
+            [
+                ("rows without a text".to_owned(), 1),
+                ("the split \"test\"".to_owned(), 2)
+            ]
         );
         for number in 0..1000 {
             left.add(format!("of the split {number}"));

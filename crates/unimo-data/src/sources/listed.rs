@@ -126,6 +126,8 @@ pub struct Listed {
     pub(super) fraction: f64,
     /// Splits that have files of their own, so that rows of other files which name them are left out.
     pub(super) own_files: Vec<Split>,
+    /// The share that a recipe gives beside held-out files, which changes nothing; 0 without such files.
+    pub(super) unused: f64,
     rejected: Vec<SampleError>,
     left_out: LeftOut,
     clamped: u64,
@@ -151,6 +153,7 @@ impl Listed {
             splits: BySplit::default(),
             fraction: 0.0,
             own_files: Vec::new(),
+            unused: 0.0,
             rejected: Vec::new(),
             left_out: LeftOut::new("items"),
             clamped: 0,

@@ -24,6 +24,7 @@
 //! Without weights and temperature, every sample of every part comes once per epoch of the whole. With them, a part comes as often
 //! as its weight says, and each of its samples comes once per epoch of the part.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -376,6 +377,10 @@ impl Source for OneModality {
         self.source.rejected()
     }
 
+    fn left_out(&self) -> BTreeMap<String, u64> {
+        self.source.left_out()
+    }
+
     fn items(&self) -> usize {
         self.source.items()
     }
@@ -625,6 +630,14 @@ impl Source for Mixture {
 
     fn rejected(&self) -> &[SampleError] {
         &self.rejected
+    }
+
+    fn left_out(&self) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for (name, count) in self.parts.iter().flat_map(|part| part.left_out()) {
+            *counts.entry(name).or_default() += count;
+        }
+        counts
     }
 
     fn items(&self) -> usize {

@@ -375,6 +375,74 @@ mod tests {
     ];
 
     #[test]
+    fn a_share_beside_held_out_files_changes_nothing_and_that_is_said() {
+        let coco = |id: u32| {
+            format!(
+                "{{\"annotations\": [{{\"id\": {id}, \"image_id\": 1, \"caption\": \"a\"}}], \"images\": [{{\"id\": 1, \
+                 \"file_name\": \"1.jpg\"}}]}}"
+            )
+        };
+        let folder = folder(&[
+            ("i/1.jpg", "1x1"),
+            ("v/2.jpg", "1x1"),
+            ("a.txt", "a\n"),
+            ("b.txt", "b\n"),
+            ("p.tsv", "a\tb\n"),
+            ("c.tsv", "a\t1.jpg\n"),
+            ("coco.json", &coco(1)),
+            ("held.json", &coco(2)),
+        ]);
+        let list = "path = \"c.tsv\"\nimages = \"i\"\ncolumns = [\"caption\", \"image\"]\n";
+        let part = |file: &str| format!("captions = \"{file}\"\nimages = \"i\"\n");
+        for (kind, train, val) in [
+            (
+                "images",
+                "train = [\"i\"]\n".to_owned(),
+                "val = [\"v\"]\n".to_owned(),
+            ),
+            (
+                "texts",
+                "train = [\"a.txt\"]\n".to_owned(),
+                "val = [\"b.txt\"]\n".to_owned(),
+            ),
+            (
+                "parallel",
+                "languages = [\"en\", \"de\"]\ntrain = [\"p.tsv\"]\n".to_owned(),
+                "val = [\"p.tsv\"]\n".to_owned(),
+            ),
+            (
+                "conceptual",
+                format!("[conceptual.train]\n{list}"),
+                format!("[conceptual.val]\n{list}"),
+            ),
+            (
+                "coco",
+                format!("[coco.train]\n{}", part("coco.json")),
+                format!("[coco.val]\n{}", part("held.json")),
+            ),
+        ] {
+            let notes = |fraction: f64, val: &str| {
+                let data = format!(
+                    "source = \"{kind}\"\n[{kind}]\nval_fraction = {fraction:?}\n{train}{val}"
+                );
+                open(&folder, &data).unwrap().notes().concat()
+            };
+            let told = notes(0.3, &val);
+            assert!(
+                told.contains("val_fraction = 0.3 changes nothing"),
+                "{kind}: {told}"
+            );
+            for (fraction, val) in [(0.0, &*val), (0.05, &*val), (0.3, "")] {
+                let told = notes(fraction, val);
+                assert!(
+                    !told.contains("changes nothing"),
+                    "{kind} {fraction}: {told}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn sources_of_files_decode_no_more_than_is_enough() {
         let folder = folder(&[
             ("p.jsonl", r#"{"image": "i/1.jpg", "caption": "a"}"#),

@@ -15,6 +15,8 @@
 //! If there is no column `caption`, one of `text`, `captions` and `title` is used. The description says which. Paths may be written
 //! as on Windows or as `file://` URLs.
 //!
+//! A column that a recipe names must be there: in the header, or in at least one row of JSON, whose rows may lack columns.
+//!
 //! The list is read once, line by line. A row that cannot be used is set aside with its line and reason, and reading continues.
 //! Rows of the same image and split become one sample with several captions. Only a row's location stays in memory; the row is read
 //! again when its sample is needed.
@@ -59,7 +61,7 @@ use crate::sources::detect;
 use crate::sources::given::one_or_many;
 use crate::sources::left_out::{LeftOut, of_split};
 use crate::sources::pairs::listing::{
-    Found, Listing, Read, alignments, captions, check_header, label, names, plain,
+    Found, Listing, Read, Seen, alignments, captions, check_header, label, names, plain,
 };
 use crate::sources::source::{Holds, Source, SourceConfig};
 use crate::sources::splits::{BySplit, Split, SplitNames};
@@ -365,6 +367,7 @@ impl Pairs {
             config: config.clone(),
         };
         let mut found = Listing::default();
+        let mut seen = Seen::new(config);
         let mut header_seen = layout.is_json();
         each_row(&config.path, layout, &mut |item| match item {
             Item::Header(Ok(header)) => {
@@ -376,9 +379,14 @@ impl Pairs {
                 Ok(())
             }
             Item::Header(Err(reason)) => {
-                Err(pairs.nothing(&format!("unreadable header line: {reason}")))
+                Err(pairs.nothing(&format!("the header line cannot be used: {reason}")))
             }
             Item::Row(span, row) => {
+                if let Ok(Some(row)) = &row
+                    && layout.is_json()
+                {
+                    seen.add(row);
+                }
                 pairs.take(span, row, &mut found);
                 Ok(())
             }
@@ -386,6 +394,7 @@ impl Pairs {
         if !header_seen {
             return Err(pairs.nothing("the file is empty"));
         }
+        seen.check(config)?;
         pairs.divide(found)?;
         if pairs.rows.iter().all(|(_, rows)| rows.len() == 0) {
             return Err(pairs.nothing("no row can be used"));

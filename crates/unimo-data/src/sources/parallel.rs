@@ -30,7 +30,7 @@ use crate::images::Limits;
 use crate::sources::given::{Held, train_and_held, val_fraction};
 use crate::sources::languages::{Languages, validate_tags};
 use crate::sources::source::{Annotations, Offers, Sample, Source, SourceConfig, SplitFacts};
-use crate::sources::splits::{BySplit, Split, drawn};
+use crate::sources::splits::{BESIDE_VAL, BySplit, Split, drawn, not_drawn};
 use crate::store::open_regular;
 use crate::text::spaced;
 
@@ -105,6 +105,11 @@ impl SourceConfig for ParallelConfig {
             } else {
                 0.0
             },
+            unused: if self.val.is_empty() {
+                0.0
+            } else {
+                self.val_fraction
+            },
             languages: self.languages.clone(),
             rejected: Vec::new(),
         };
@@ -138,6 +143,8 @@ struct Parallel {
     spans: BySplit<Vec<Span>>,
     /// Share that is held out if no files are given for it.
     fraction: f64,
+    /// The share that a recipe gives beside held-out files, which changes nothing; 0 without such files.
+    unused: f64,
     /// The languages of the texts of a sample; empty: not known.
     languages: Vec<String>,
     rejected: Vec<SampleError>,
@@ -276,13 +283,15 @@ impl Source for Parallel {
     }
 
     fn notes(&self) -> Vec<String> {
+        let first = self.parts.iter().flatten().next();
+        let name = first.map_or("", |file| file.name.as_str());
         if self.fraction == 0.0 {
-            return Vec::new();
+            return not_drawn(name, self.unused, BESIDE_VAL)
+                .into_iter()
+                .collect();
         }
         let held = self.len(Split::Val);
         let of = held + self.len(Split::Train);
-        let first = self.parts.iter().flatten().next();
-        let name = first.map_or("", |file| file.name.as_str());
         vec![drawn(name, held, of, "texts", self.fraction)]
     }
 

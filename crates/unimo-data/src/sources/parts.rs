@@ -98,6 +98,7 @@ impl<P: Part> SourceConfig for Parts<P> {
                     .read(&mut table, Held::Share(self.val_fraction))?;
             }
             Some(val) => {
+                table.unused = self.val_fraction;
                 self.train.read(&mut table, Held::All(Split::Train))?;
                 val.read(&mut table, Held::All(Split::Val))?;
             }

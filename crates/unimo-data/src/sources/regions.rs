@@ -514,6 +514,10 @@ impl Source for WithRegions {
         self.source.rejected()
     }
 
+    fn left_out(&self) -> BTreeMap<String, u64> {
+        self.source.left_out()
+    }
+
     fn items(&self) -> usize {
         self.source.items()
     }

@@ -2,6 +2,7 @@
 //!
 //! To add a source, write one file beside this one and add one line to the list `sources!` in `sources/mod.rs`.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -393,6 +394,11 @@ pub trait Source: Send + Sync {
     /// Items that were unusable when the source was opened. They belong to no split.
     fn rejected(&self) -> &[SampleError] {
         &[]
+    }
+
+    /// Sound items that are of no split, counted by name: `the split "extra"`, `rows without a text`.
+    fn left_out(&self) -> BTreeMap<String, u64> {
+        BTreeMap::new()
     }
 
     /// Number of items in the data set, usable or not: the denominator of the share of skipped items.

@@ -3,6 +3,7 @@
 use std::ops::{Index, IndexMut};
 
 use crate::error::DataError;
+use crate::sources::given::val_fraction;
 
 /// A split of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -215,6 +216,15 @@ pub(crate) fn drawn(name: &str, held: usize, of: usize, what: &str, fraction: f6
         "{name}: nothing says of {of} {what} which split they are of: {held} of them are held out, chosen by a hash (val_fraction = \
          {fraction})"
     )
+}
+
+/// Why nothing is drawn where held-out files are given.
+pub(crate) const BESIDE_VAL: &str = "the held-out samples have files of their own";
+
+/// The note when a share was chosen (another than the default, and not nothing) and none is drawn.
+pub(crate) fn not_drawn(name: &str, fraction: f64, why: &str) -> Option<String> {
+    let chosen = fraction > 0.0 && fraction != val_fraction();
+    chosen.then(|| format!("{name}: val_fraction = {fraction} changes nothing: {why}"))
 }
 
 #[cfg(test)]

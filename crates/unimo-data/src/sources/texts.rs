@@ -27,7 +27,7 @@ use crate::images::Limits;
 use crate::sources::folders::files_in;
 use crate::sources::given::{Held, train_and_held, val_fraction};
 use crate::sources::source::{Offers, Source, SourceConfig};
-use crate::sources::splits::{BySplit, Split, drawn};
+use crate::sources::splits::{BESIDE_VAL, BySplit, Split, drawn, not_drawn};
 use crate::text::spaced;
 
 /// `[data.texts]`.
@@ -80,6 +80,11 @@ impl SourceConfig for TextsConfig {
                 self.val_fraction
             } else {
                 0.0
+            },
+            unused: if self.val.is_empty() {
+                0.0
+            } else {
+                self.val_fraction
             },
             rejected: Vec::new(),
             left_out: Vec::new(),
@@ -145,6 +150,8 @@ struct Corpus {
     texts: BySplit<Texts>,
     /// Share that is held out if no files are given for it.
     fraction: f64,
+    /// The share that a recipe gives beside held-out files, which changes nothing; 0 without such files.
+    unused: f64,
     rejected: Vec<SampleError>,
     /// What is left out of each folder, for the description.
     left_out: Vec<String>,
@@ -257,13 +264,15 @@ impl Source for Corpus {
     }
 
     fn notes(&self) -> Vec<String> {
+        let first = self.files.first().map(|path| path.display().to_string());
+        let name = first.unwrap_or_default();
         if self.fraction == 0.0 {
-            return Vec::new();
+            return not_drawn(&name, self.unused, BESIDE_VAL)
+                .into_iter()
+                .collect();
         }
         let held = self.len(Split::Val);
         let of = held + self.len(Split::Train);
-        let first = self.files.first().map(|path| path.display().to_string());
-        let name = first.unwrap_or_default();
         vec![drawn(&name, held, of, "texts", self.fraction)]
     }
 

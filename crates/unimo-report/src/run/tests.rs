@@ -111,6 +111,29 @@ fn a_full_run_shows_everything() {
 }
 
 #[test]
+fn unusable_items_found_later_are_told_beside_those_that_the_data_counts() {
+    let line = "{\"file\":\"a\",\"line\":3,\"reason\":\"r\"}\n";
+    let page = |lists: &[(&str, &[u8])]| {
+        let run = (
+            "run.json",
+            &br#"{"data":"a list, 5 unusable","unusable_when_opened":5}"#[..],
+        );
+        report(&[&[("recipe.toml", &b""[..]), run], lists].concat())
+    };
+    let nine = line.repeat(9);
+    let told = page(&[("skipped.jsonl", nine.as_bytes())]);
+    let words = "9, 5 of them found when the data was opened and 4 later";
+    assert!(told.contains("unusable items in all") && told.contains(words));
+    assert!(told.contains("9 items of the data could not be used, 5 of them found when"));
+    let stages = page(&[
+        ("skipped.jsonl", nine.as_bytes()),
+        ("skipped-2.jsonl", line.as_bytes()),
+    ]);
+    assert!(stages.contains("unusable items in all") && !stages.contains("of them found when"));
+    assert!(!page(&[]).contains("unusable items in all"));
+}
+
+#[test]
 fn no_text_of_the_run_becomes_markup() {
     let page = full(MARKUP);
     assert!(!page.contains("<img src=x") && !page.contains("alert(1)'>"));

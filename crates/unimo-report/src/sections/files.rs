@@ -11,13 +11,14 @@ pub(crate) fn skipped(folder: &RunFolder) -> Option<Section> {
         return None;
     }
     let count = grouped(folder.skipped_count as f64);
+    let when = folder.found_when();
     let lead = match folder.skipped_count {
-        1 => "One item of the data could not be used.".to_owned(),
+        1 => format!("One item of the data could not be used{when}."),
         all if all == folder.skipped.len() => {
-            format!("{count} items of the data could not be used.")
+            format!("{count} items of the data could not be used{when}.")
         }
         _ => format!(
-            "{count} items of the data could not be used; the first {} are shown, all are in {}.",
+            "{count} items of the data could not be used{when}; the first {} are shown, all are in {}.",
             folder.skipped.len(),
             folder.skipped_lists.join(" and ")
         ),

@@ -20,12 +20,12 @@ pub struct VerifyArgs {
     /// The data.
     #[command(flatten)]
     pub data: DataArgs,
-    /// Write every usable sample here, one JSON object per line: image, captions, split. `unimo train --data` reads it. If images
-    /// are not separate files (tar shards, Parquet), `unimo data pack` leaves out what cannot be used.
+    /// Write every usable sample here, one JSON object per line: image, captions, split, which is train, val or test. A sample whose
+    /// image is also held out (training split), or also tested on (validation split), is left out and counted. `unimo train --data`
+    /// reads the list. If images are not separate files (tar shards, Parquet), `unimo data pack` leaves out what cannot be used.
     #[arg(long, value_name = "FILE.jsonl")]
     pub clean: Option<PathBuf>,
-    /// Leave out of the clean list every sample whose image is also held out (training split), also tested on (validation split),
-    /// or appeared before in its split.
+    /// Also leave out of the clean list every sample whose image appeared before in its split.
     #[arg(long, requires = "clean")]
     pub drop_duplicates: bool,
     /// Write the full results here, as JSON.
@@ -173,6 +173,7 @@ pub fn run(args: &VerifyArgs) -> Result<(), TrainError> {
     if let Some(path) = &args.clean {
         let written = clean::write(&*source, &clean::Columns::of(&recipe.data), &keep, path)?;
         println!("{} samples in {}", written.samples, path.display());
+        println!("{}", left_out(&account, &keep, args.drop_duplicates));
         for line in written.lines {
             println!("{line}");
         }
@@ -180,7 +181,27 @@ pub fn run(args: &VerifyArgs) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Which samples are usable, by split and index.
+/// What the clean list is without, in words.
+fn left_out(account: &Account, kept: &Kept, drop_duplicates: bool) -> String {
+    let usable: usize = account.splits.values().map(|of| of.usable).sum();
+    let in_list = kept.iter().flat_map(|(_, kept)| kept);
+    let dropped = usable - in_list.filter(|kept| **kept).count();
+    let (which, stay) = if drop_duplicates {
+        (" or appeared before in its split", String::new())
+    } else {
+        let groups = account.duplicates.len();
+        let stay = format!(
+            "; {groups} images that occur more than once in a split stay (--drop-duplicates)"
+        );
+        ("", Some(stay).filter(|_| groups > 0).unwrap_or_default())
+    };
+    format!(
+        "without {} that are unusable and {dropped} whose image is also held out (training) or tested on (validation){which}{stay}",
+        account.unusable.len()
+    )
+}
+
+/// Which samples the clean list has, by split and index: the usable ones whose image is in no split that is further from training.
 pub(super) type Kept = BySplit<Vec<bool>>;
 
 /// Reads every sample of a source.
@@ -298,9 +319,7 @@ fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Accou
         if !told.insert((first, index, second)) {
             continue;
         }
-        if drop_duplicates {
-            kept[first][index as usize] = false;
-        }
+        kept[first][index as usize] = false;
         let pair = (name(first, index), name(second, held_out));
         match first {
             Split::Train => account.leaked_pictures.push(pair),
@@ -504,7 +523,7 @@ mod tests {
         assert!(table(&found).contains("list.jsonl:8: malformed JSON"));
 
         for (kept, expected) in [
-            (kept, vec!["a.png", "b.png", "c.png", "d.png", "e.png"]),
+            (kept, vec!["a.png", "b.png", "c.png", "e.png"]),
             (
                 account(&*source, 1, true).1,
                 vec!["a.png", "b.png", "e.png"],

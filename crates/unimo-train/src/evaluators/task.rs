@@ -153,16 +153,18 @@ impl Evaluator for Predictions {
             ("unusable", unusable),
             (without, self.set.left_out() as u64),
         ];
-        let left_out = left_out.into_iter().filter(|(_, count)| *count > 0);
+        let left_out = left_out
+            .into_iter()
+            .map(|(name, count)| (name.to_owned(), count))
+            .chain(self.set.of_no_split())
+            .filter(|(_, count)| *count > 0);
         Ok(vec![EvalRecord {
             evaluator: task.key.to_owned(),
             step: weights.step,
             selects: false,
             scalars,
             split: self.set.label(),
-            left_out: left_out
-                .map(|(name, count)| (name.to_owned(), count))
-                .collect(),
+            left_out: left_out.collect(),
             images: all.len() as u64,
             texts: all.len() as u64,
             ..EvalRecord::default()

@@ -146,6 +146,7 @@ impl Trainer {
                 "parameters": count,
                 "objectives": titles,
                 "data": source.describe(),
+                "unusable_when_opened": source.rejected().len(),
             })
         });
         let rates = Rates::new(&recipe.train.optimizer, &recipe.model);

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use unimo_report::record::found_when;
+
 use super::Trainer;
 use crate::checkpoint;
 use crate::error::TrainError;
@@ -78,9 +80,15 @@ impl Trainer {
             Some(report::write(&folder)?)
         };
         let mut observers = self.observers;
-        for (list, count) in self.run.skipped()? {
+        let lists = self.run.skipped()?;
+        let when = match lists.as_slice() {
+            // Of several lists, those of stages, it is not known which items were found when.
+            [(_, count)] => found_when(self.source.rejected().len(), *count),
+            _ => String::new(),
+        };
+        for (list, count) in &lists {
             observers.message(format_args!(
-                "{count} samples were skipped: {}",
+                "{count} samples were skipped{when}: {}",
                 list.display()
             ));
         }

@@ -1,5 +1,6 @@
 //! The samples of a finished table.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use image::RgbImage;
@@ -10,7 +11,7 @@ use crate::order::draws::{Stream, hash};
 use crate::sources::label::Label;
 use crate::sources::listed::{Listed, NONE};
 use crate::sources::source::{Annotations, Sample, Source, SplitFacts};
-use crate::sources::splits::{Split, drawn};
+use crate::sources::splits::{BESIDE_VAL, Split, drawn, not_drawn};
 
 impl Source for Listed {
     fn len(&self, split: Split) -> usize {
@@ -44,7 +45,8 @@ impl Source for Listed {
     }
 
     fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
+        let unused = not_drawn(&self.title(), self.unused, BESIDE_VAL);
+        let mut notes: Vec<String> = unused.into_iter().collect();
         if self.fraction > 0.0 {
             let by_hash = |split: Split| {
                 let rows = self.splits[split].iter();
@@ -217,5 +219,9 @@ impl Source for Listed {
 
     fn rejected(&self) -> &[SampleError] {
         &self.rejected
+    }
+
+    fn left_out(&self) -> BTreeMap<String, u64> {
+        self.left_out.counts()
     }
 }

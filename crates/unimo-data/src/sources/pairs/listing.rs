@@ -1,5 +1,6 @@
 //! Lists of pairs: their columns and usable rows.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -9,7 +10,7 @@ use crate::formats::layout::layout_of;
 use crate::formats::rows::{Item, Layout, Quotes, Span, each_row};
 use crate::order::draws::{Stream, hash_path};
 use crate::sources::languages::is_tag;
-use crate::sources::pairs::{PairsConfig, Row};
+use crate::sources::pairs::{PairsConfig, Row, image_column, text_columns};
 use crate::sources::splits::Split;
 use crate::text::spaced;
 
@@ -58,7 +59,7 @@ pub fn read_rows(path: &Path) -> Result<Vec<ListRow>, DataError> {
             Item::Header(Err(reason)) => {
                 return Err(DataError::Manifest {
                     path: path.to_owned(),
-                    reason: format!("unreadable header line: {reason}"),
+                    reason: format!("the header line cannot be used: {reason}"),
                 });
             }
             Item::Row(_, Ok(None)) => {}
@@ -70,49 +71,116 @@ pub fn read_rows(path: &Path) -> Result<Vec<ListRow>, DataError> {
     Ok(rows)
 }
 
+/// A key of `[data.pairs]` that names a column that is not there, and the column's name.
+fn lacking<'a>(
+    config: &'a PairsConfig,
+    has: &dyn Fn(&str) -> bool,
+) -> Option<(&'static str, &'a str)> {
+    let absent = |key, columns: &'a [String]| {
+        let column = columns.iter().find(|column| !has(column))?;
+        Some((key, column.as_str()))
+    };
+    let (image, texts) = (&config.image_column, &config.text_columns);
+    // A list with labels may have images alone or texts alone. What is named by hand must be there.
+    let labelled = config.label_column.is_some();
+    let no_images = labelled && *image == image_column() && texts.iter().any(|text| has(text));
+    let no_texts = labelled && *texts == text_columns() && has(image);
+    absent("label_column", config.label_column.as_slice())
+        .or_else(|| absent("image_column", std::slice::from_ref(image)).filter(|_| !no_images))
+        .or_else(|| absent("text_columns", texts).filter(|_| !no_texts))
+        .or_else(|| absent("language_columns", &config.language_columns))
+        .or_else(|| absent("alignment_columns", &config.alignment_columns))
+        .or_else(|| absent("split_column", config.split_column.as_slice()))
+        .or_else(|| {
+            let column = config.filter.keys().find(|column| !has(column))?;
+            Some(("filter", column))
+        })
+}
+
+/// Checks that every column that a recipe names is in the header.
 pub(super) fn check_header(
     config: &PairsConfig,
     layout: Layout,
     header: &[String],
 ) -> Result<(), DataError> {
-    let has = |column: &String| header.contains(column);
-    let missing = |key: &str, found: String| {
-        Err(DataError::config(
+    let has = |column: &str| header.iter().any(|cell| cell == column);
+    match lacking(config, &has) {
+        None => Ok(()),
+        Some((key, column)) => Err(DataError::config(
             format!("data.pairs.{key}"),
-            found,
+            format!("{column:?}, and there is no such column"),
             format!(
                 "columns of {}, which is separated by {}: {}",
                 config.path.display(),
                 layout.separator(),
                 names(header)
             ),
-        ))
-    };
-    if let Some(column) = config.label_column.as_ref().filter(|column| !has(column)) {
-        return missing("label_column", format!("{column:?}"));
+        )),
     }
-    // A list with labels may have images alone or texts alone.
-    let texts = config.text_columns.iter().any(has);
-    let alone = config.label_column.is_some() && texts;
-    if !has(&config.image_column) && !alone {
-        return missing("image_column", format!("{:?}", config.image_column));
+}
+
+/// The columns of a JSON list, whose rows may lack some.
+pub(super) struct Seen {
+    /// Columns that the recipe names and no row has had so far.
+    wanted: BTreeSet<String>,
+    /// The columns that rows have. Collected as long as one is wanted.
+    there: BTreeSet<String>,
+}
+
+impl Seen {
+    pub(super) fn new(config: &PairsConfig) -> Self {
+        let by_hand = |column: &&String| **column != image_column();
+        let texts = config.text_columns.iter();
+        let wanted = Some(&config.image_column)
+            .into_iter()
+            .filter(by_hand)
+            .chain(texts.filter(|_| config.text_columns != text_columns()))
+            .chain(&config.label_column)
+            .chain(&config.language_columns)
+            .chain(&config.alignment_columns)
+            .chain(&config.split_column)
+            .chain(config.filter.keys());
+        Self {
+            wanted: wanted.cloned().collect(),
+            there: BTreeSet::new(),
+        }
     }
-    if !texts && config.label_column.is_none() {
-        return missing("text_columns", format!("{:?}", config.text_columns));
+
+    pub(super) fn add(&mut self, row: &Map<String, Value>) {
+        /// A column's name that is data itself would fill the memory.
+        const MOST: usize = 100;
+        if self.wanted.is_empty() {
+            return;
+        }
+        for column in row.keys() {
+            self.wanted.remove(column);
+            if self.there.len() < MOST && !self.there.contains(column) {
+                self.there.insert(column.clone());
+            }
+        }
     }
-    if let Some(column) = config.language_columns.iter().find(|column| !has(column)) {
-        return missing("language_columns", format!("{column:?}"));
+
+    /// Checks that every column that the recipe names is in at least one row.
+    ///
+    /// # Errors
+    ///
+    /// The key, and the columns that rows have.
+    pub(super) fn check(&self, config: &PairsConfig) -> Result<(), DataError> {
+        let has = |column: &str| !self.wanted.contains(column);
+        match lacking(config, &has) {
+            // Without rows there are no columns either, and another error says so.
+            Some((key, column)) if !self.there.is_empty() => Err(DataError::config(
+                format!("data.pairs.{key}"),
+                format!("{column:?}, and no row has such a column"),
+                format!(
+                    "columns that rows of {} have: {}",
+                    config.path.display(),
+                    names(&self.there)
+                ),
+            )),
+            _ => Ok(()),
+        }
     }
-    if let Some(column) = config.alignment_columns.iter().find(|column| !has(column)) {
-        return missing("alignment_columns", format!("{column:?}"));
-    }
-    if let Some(column) = config.split_column.as_ref().filter(|column| !has(column)) {
-        return missing("split_column", format!("{column:?}"));
-    }
-    if let Some(column) = config.filter.keys().find(|column| !has(column)) {
-        return missing("filter", format!("{column:?}"));
-    }
-    Ok(())
 }
 
 pub(super) fn names<'a>(columns: impl IntoIterator<Item = &'a String>) -> String {

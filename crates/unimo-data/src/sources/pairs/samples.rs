@@ -1,6 +1,6 @@
 //! The samples of a list.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use image::RgbImage;
@@ -13,7 +13,7 @@ use crate::sources::languages::{Alignment, Languages};
 use crate::sources::pairs::listing::same_path;
 use crate::sources::pairs::{IMAGE_COLUMNS, Pairs, TEXT_COLUMNS};
 use crate::sources::source::{Annotations, Offers, Source, SplitFacts};
-use crate::sources::splits::{Split, drawn};
+use crate::sources::splits::{Split, drawn, not_drawn};
 
 /// A text of a sample, and what is known of it.
 struct Told {
@@ -128,6 +128,10 @@ impl Source for Pairs {
         let fraction = self.config.val_fraction;
         if of > 0 && fraction > 0.0 {
             notes.push(drawn(&self.list.name, held, of, "images", fraction));
+        }
+        if of == 0 {
+            let why = "every row says which split it is of";
+            notes.extend(not_drawn(&self.list.name, fraction, why));
         }
         if self.torn > 0 {
             notes.push(format!(
@@ -296,5 +300,9 @@ impl Source for Pairs {
 
     fn rejected(&self) -> &[SampleError] {
         &self.rejected
+    }
+
+    fn left_out(&self) -> BTreeMap<String, u64> {
+        self.left_out.counts()
     }
 }

@@ -131,6 +131,9 @@ fn splits_are_known_by_the_names_of_the_field() {
     assert_eq!(images(&pairs, Split::Test), ["3", "9"]);
     let left = "3 rows left out (2 of the split \"extra\", 1 of the split \"Gold\")";
     assert!(pairs.describe().contains(left), "{}", pairs.describe());
+    let counts = pairs.left_out();
+    assert_eq!(counts["the split \"extra\""], 2);
+    assert_eq!(counts["the split \"Gold\""], 1);
     let pairs = open("a.jsonl", &text, |config| {
         config.val_split = vec!["gold".into()];
         config.train_split = vec!["extra".into(), "train".into()];
@@ -339,7 +342,10 @@ fn other_names_of_columns_are_taken_where_the_default_ones_are_not_there() {
         config.image_column = "photo".into();
     });
     let message = message.unwrap_err().to_string();
-    assert!(message.contains("no column `photo`"), "{message}");
+    assert!(
+        message.contains("data.pairs.image_column") && message.contains("\"photo\""),
+        "{message}"
+    );
 }
 
 #[test]
@@ -425,6 +431,142 @@ fn unknown_columns_are_named_by_the_separator_that_the_list_has() {
         let message = open("a.csv", text, |_| {}).unwrap_err().to_string();
         let told = format!("separated by {separator}: `picture`, `title of it`");
         assert!(message.contains(&told), "{message}");
+    }
+}
+
+/// Two rows as CSV and as JSON lines; the second JSON row lacks what it has no value for.
+const TWO: [(&str, &str); 2] = [
+    (
+        "a.csv",
+        "image,the text,other text,fold,l1,l2\n1.jpg,a,b,train,en,de\n2.jpg,c,,val,en,de\n",
+    ),
+    (
+        "a.jsonl",
+        "{\"image\": \"1.jpg\", \"the text\": \"a\", \"other text\": \"b\", \"fold\": \"train\", \"l1\": \"en\", \"l2\": \"de\"}\n\
+         {\"image\": \"2.jpg\", \"the text\": \"c\", \"fold\": \"val\", \"l1\": \"en\"}\n",
+    ),
+];
+
+#[test]
+fn every_column_that_a_recipe_names_must_be_there() {
+    let texts = |columns: [&str; 2]| columns.map(str::to_owned).to_vec();
+    type Change = Box<dyn Fn(&mut PairsConfig)>;
+    let cases: [(&str, &str, Change); 8] = [
+        (
+            "image_column",
+            "file",
+            Box::new(|c| c.image_column = "file".into()),
+        ),
+        (
+            "text_columns",
+            "other txt",
+            Box::new(move |c| c.text_columns = texts(["the text", "other txt"])),
+        ),
+        (
+            "language_columns",
+            "l3",
+            Box::new(move |c| c.language_columns = texts(["l1", "l3"])),
+        ),
+        (
+            "alignment_columns",
+            "words",
+            Box::new(move |c| {
+                c.language_columns = texts(["l1", "l2"]);
+                c.alignment_columns = vec!["words".into()];
+            }),
+        ),
+        (
+            "split_column",
+            "fol",
+            Box::new(|c| c.split_column = Some("fol".into())),
+        ),
+        (
+            "label_column",
+            "class",
+            Box::new(|c| c.label_column = Some("class".into())),
+        ),
+        (
+            "text_columns",
+            "teh text",
+            Box::new(|c| {
+                c.label_column = Some("fold".into());
+                c.text_columns = vec!["teh text".into()];
+            }),
+        ),
+        (
+            "filter",
+            "nocol",
+            Box::new(|c| c.filter = [("nocol".into(), "zzz".into())].into()),
+        ),
+    ];
+    for (name, text) in TWO {
+        let right = |config: &mut PairsConfig| {
+            config.text_columns = texts(["the text", "other text"]);
+            config.split_column = Some("fold".into());
+        };
+        let pairs = open(name, text, right).unwrap();
+        assert_eq!(
+            all(&pairs, Split::Train),
+            [row_at(&pairs, "1.jpg", &["a", "b"])]
+        );
+        assert_eq!(pairs.len(Split::Val), 1);
+        for (key, column, change) in &cases {
+            let opened = open(name, text, |config| {
+                right(config);
+                change(config);
+            });
+            let message = opened.unwrap_err().to_string();
+            for part in [
+                &format!("data.pairs.{key}`"),
+                &format!("{column:?}"),
+                "`other text`",
+            ] {
+                assert!(message.contains(part), "{name} {key}: {message}");
+            }
+        }
+    }
+}
+
+/// A row of the training split at the line where it is.
+fn row_at(pairs: &Pairs, image: &str, captions: &[&str]) -> (u64, String, Vec<String>) {
+    row(pairs.place(Split::Train, 0).line, image, captions)
+}
+
+#[test]
+fn a_column_that_is_there_twice_is_an_error() {
+    for (name, text) in [
+        ("a.csv", "image,caption,caption\n1.jpg,a,b\n"),
+        ("a.tsv", "image\tcaption\tcaption\n1.jpg\ta\tb\n"),
+    ] {
+        let message = open(name, text, |_| ()).unwrap_err().to_string();
+        assert!(
+            message.contains("`caption` is there more than once"),
+            "{message}"
+        );
+    }
+    // Columns without a name cannot be asked for.
+    let unnamed = open("a.csv", ",image,caption,\n0,1.jpg,a,\n", |_| ()).unwrap();
+    assert_eq!(all(&unnamed, Split::Train), [row(2, "1.jpg", &["a"])]);
+}
+
+#[test]
+fn a_share_that_changes_nothing_is_told() {
+    for (name, text) in TWO {
+        let notes = |column: Option<&str>, fraction| {
+            let opened = open(name, text, |config| {
+                config.text_columns = vec!["the text".into()];
+                config.split_column = column.map(str::to_owned);
+                config.val_fraction = fraction;
+            });
+            opened.unwrap().notes().concat()
+        };
+        let told = notes(Some("fold"), 0.5);
+        assert!(
+            told.contains("val_fraction = 0.5 changes nothing"),
+            "{told}"
+        );
+        assert!(notes(Some("fold"), 0.05).is_empty());
+        assert!(!notes(None, 0.5).contains("changes nothing"));
     }
 }
 

@@ -16,7 +16,7 @@ use crate::sources::left_out::LeftOut;
 use crate::sources::parquet::pictures::Draw;
 use crate::sources::parquet::table::{Table, read_file};
 use crate::sources::source::{Offers, Sample, Source, SplitFacts, picture_of_bytes};
-use crate::sources::splits::{BySplit, Split, drawn};
+use crate::sources::splits::{BySplit, Split, drawn, not_drawn};
 use crate::store::Storage;
 use crate::threads::parallel;
 
@@ -341,6 +341,10 @@ impl Source for Rows {
         if of > 0 && self.val_fraction > 0.0 {
             let line = drawn(first, held, of, "rows", self.val_fraction);
             notes.push(format!("{line}; {} told apart", self.told_by));
+        }
+        if of == 0 {
+            let why = "the files say which split a row is of";
+            notes.extend(not_drawn(first, self.val_fraction, why));
         }
         notes
     }

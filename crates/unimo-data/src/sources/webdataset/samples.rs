@@ -1,13 +1,14 @@
 //! The samples of opened shards.
 
 use image::RgbImage;
+use std::collections::BTreeMap;
 
 use crate::error::{Place, SampleError};
 use crate::images;
 use crate::order::draws::{Stream, hash};
 use crate::order::plan::Shuffle;
 use crate::sources::source::{Annotations, Offers, Sample, Source, SplitFacts};
-use crate::sources::splits::{Split, drawn};
+use crate::sources::splits::{Split, drawn, not_drawn};
 use crate::sources::webdataset::{Texts, WebDataset};
 use crate::store::shards::MemberKind;
 
@@ -47,6 +48,10 @@ impl Source for WebDataset {
         let (of, held) = self.drawn;
         if of > 0 && self.val_fraction > 0.0 {
             notes.push(drawn(&self.name(), held, of, "samples", self.val_fraction));
+        }
+        if of == 0 {
+            let why = "the shards say which split a sample is of";
+            notes.extend(not_drawn(&self.name(), self.val_fraction, why));
         }
         notes
     }
@@ -232,5 +237,9 @@ impl Source for WebDataset {
 
     fn rejected(&self) -> &[SampleError] {
         &self.rejected
+    }
+
+    fn left_out(&self) -> BTreeMap<String, u64> {
+        self.lacking.counts()
     }
 }

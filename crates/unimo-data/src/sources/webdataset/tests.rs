@@ -107,7 +107,11 @@ fn shards_and_folders_that_are_called_as_splits_are_splits() {
             "{}",
             source.describe()
         );
-        assert!(source.notes().is_empty());
+        let notes = source.notes().concat();
+        assert!(
+            notes.contains("val_fraction = 0.5 changes nothing"),
+            "{notes}"
+        );
     }
     // If names tell nothing, or only name test shards, a share is held out.
     write("test-only/test-0.tar", 0, 9);

@@ -1,30 +1,42 @@
 //! The list of usable samples, which `--data` reads.
 
 use std::collections::BTreeMap;
+use std::iter::repeat;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 use unimo_batch::TextRole;
-use unimo_data::{DataConfig, Source, SourceKind, Split, readable};
+use unimo_data::{Annotations, DataConfig, Label, Source, SourceKind, Split, readable};
 
 use super::Kept;
 use crate::error::TrainError;
 use crate::files;
 
-/// Names of the list's columns. The list can be read with the recipe's own settings and without any.
+/// Names of the list's columns. The list always has the usual ones, `image`, `caption` and `split`, so that it is read right without any
+/// setting. A recipe's own columns stand beside them, so that it is read right with the recipe's settings too.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Columns {
-    /// Name of a second column with the image, beside `image`.
+    /// The recipe's column with the image, if it is not `image`.
     image: Option<String>,
-    /// Name of a second column with the caption, beside `caption`.
-    text: Option<String>,
-    /// Name of the column with the split, instead of `split`.
+    /// The recipe's columns with captions. All captions are in one of them: `caption`, or else the first.
+    texts: Vec<String>,
+    /// For each of `texts`, the column with the language of its captions. Empty: there are none.
+    languages: Vec<String>,
+    /// The column with the label.
+    label: Option<String>,
+    /// The recipe's column with the split, if it is not `split`.
     split: Option<String>,
     /// The recipe's names of the splits, if they are not the usual ones.
     names: BTreeMap<Split, String>,
     /// The values that the recipe's filter requires.
     filter: BTreeMap<String, String>,
 }
+
+/// The column with the split.
+const SPLIT: &str = "split";
+
+/// Texts of a sample that are one row of the list.
+type Row = (Label, String, Vec<String>);
 
 impl Columns {
     /// The column names of a recipe's lists.
@@ -46,41 +58,104 @@ impl Columns {
             let name = usual.or(names.first())?;
             Some((split, name.clone()))
         });
-        let caption = |column: &String| column == "caption";
         Self {
             image: Some(pairs.image_column.clone()).filter(|column| column != "image"),
-            text: if pairs.text_columns.iter().any(caption) {
-                None
-            } else {
-                pairs.text_columns.first().cloned()
-            },
-            split: pairs.split_column.clone(),
+            texts: pairs.text_columns.clone(),
+            languages: pairs.language_columns.clone(),
+            label: pairs.label_column.clone(),
+            split: pairs.split_column.clone().filter(|column| column != SPLIT),
             names: names.collect(),
             filter: pairs.filter.clone(),
         }
     }
 
-    fn row(&self, image: &str, captions: Vec<String>, split: Split) -> Value {
-        let name = self.names.get(&split).map_or(split.name(), String::as_str);
+    /// The recipe's own name of a split.
+    fn own(&self, split: Split) -> &str {
+        self.names.get(&split).map_or(split.name(), String::as_str)
+    }
+
+    /// What the column `split` says: `train`, `val` or `test`, or the recipe's spelling of it if everybody reads that alike.
+    fn usual(&self, split: Split) -> &str {
+        let own = self.own(split);
+        if self.split.is_none() && Split::of_name(own) == Some(split) {
+            own
+        } else {
+            split.name()
+        }
+    }
+
+    /// The settings that the recipe's own lists need and this one must be read without.
+    fn without(&self) -> Vec<String> {
+        if self.split.is_some() {
+            return Vec::new();
+        }
+        let mut keys: Vec<String> = Split::ALL
+            .into_iter()
+            .filter(|split| Split::of_name(self.own(*split)) != Some(*split))
+            .map(|split| format!("data.pairs.{}_split", split.name()))
+            .collect();
+        if let Some(wanted) = self.filter.get(SPLIT)
+            && Split::of_name(wanted).is_none()
+        {
+            keys.push("data.pairs.filter.split".to_owned());
+        }
+        keys
+    }
+
+    /// The texts of a sample, with one label and one language to a row.
+    fn rows(&self, captions: Vec<String>, known: Annotations) -> Vec<Row> {
+        let mut rows: Vec<Row> = Vec::new();
+        let labels = known.labels.into_iter().chain(repeat(Label::default()));
+        let languages = known
+            .languages
+            .tags
+            .into_iter()
+            .chain(repeat(String::new()));
+        for ((caption, label), language) in captions.into_iter().zip(labels).zip(languages) {
+            let label = Some(label).filter(|_| self.label.is_some());
+            let label = label.unwrap_or_default();
+            let same = |row: &&mut Row| row.0.answer == label.answer && row.1 == language;
+            match rows.iter_mut().find(same) {
+                Some((.., captions)) => captions.push(caption),
+                None => rows.push((label, language, vec![caption])),
+            }
+        }
+        rows
+    }
+
+    fn row(&self, image: &str, (label, language, captions): Row, split: Split) -> Value {
         let mut row = Map::new();
         for (column, wanted) in &self.filter {
             row.insert(column.clone(), wanted.clone().into());
         }
-        row.insert("image".to_owned(), image.into());
-        row.extend(
-            self.image
-                .iter()
-                .map(|column| (column.clone(), image.into())),
-        );
-        let captions: Value = captions.into();
-        row.extend(
-            self.text
-                .iter()
-                .map(|column| (column.clone(), captions.clone())),
-        );
-        row.insert("caption".to_owned(), captions);
-        let split = self.split.as_deref().unwrap_or("split");
-        row.insert(split.to_owned(), name.into());
+        let mut put = |column: &str, value: Value| row.insert(column.to_owned(), value);
+        put("image", image.into());
+        if let Some(column) = &self.image {
+            put(column, image.into());
+        }
+        // Every column that the recipe names is in the list, which is an error otherwise.
+        let caption = self.texts.iter().position(|column| column == "caption");
+        let all = caption.unwrap_or(0);
+        for (at, column) in self.texts.iter().enumerate() {
+            let here = if at == all {
+                captions.clone()
+            } else {
+                Vec::new()
+            };
+            put(column, here.into());
+        }
+        put("caption", captions.into());
+        for (at, column) in self.languages.iter().enumerate() {
+            let here = (at == all).then(|| language.clone());
+            put(column, here.into());
+        }
+        if let Some(column) = &self.label {
+            put(column, label.answer.into());
+        }
+        if let Some(column) = &self.split {
+            put(column, self.own(split).into());
+        }
+        put(SPLIT, self.usual(split).into());
         row.into()
     }
 }
@@ -101,6 +176,12 @@ const NO_FILES: &str = "images that are no files of their own cannot be listed; 
 pub(super) fn check(source: &dyn Source) -> Result<(), TrainError> {
     if !source.has_captions() {
         return Err(refused(source, "images without texts cannot be listed"));
+    }
+    if source.offers().translations {
+        return Err(refused(
+            source,
+            "a list of usable samples would not say which texts are translations of each other; `unimo data pack` keeps it",
+        ));
     }
     for split in Split::ALL
         .into_iter()
@@ -142,7 +223,8 @@ pub(super) fn write(
     path: &Path,
 ) -> Result<Written, TrainError> {
     let mut written = Written::default();
-    let (mut unnamed, mut tagged, mut no_files) = (Vec::new(), 0usize, 0usize);
+    let (mut unnamed, mut tagged, mut labelled) = (Vec::new(), 0usize, 0usize);
+    let (mut no_files, mut spoken) = (0usize, 0usize);
     for (split, kept) in kept.iter() {
         for index in (0..kept.len()).filter(|index| kept[*index]) {
             no_files += usize::from(readable(source.image_path(split, index))?.is_none());
@@ -164,9 +246,16 @@ pub(super) fn write(
                     continue;
                 };
                 let captions = readable(source.captions(split, index))?;
-                tagged += usize::from(!readable(source.tags(split, index))?.is_empty());
-                let row = columns.row(image, captions, split);
-                writeln!(file, "{row}").map_err(TrainError::file("write", path))?;
+                let known = readable(source.annotations(split, index))?;
+                let lost = |label: &Label| label.bounds.is_some() || !label.given().is_empty();
+                tagged += usize::from(!known.tags.is_empty());
+                labelled += usize::from(columns.label.is_none() && known.labels.iter().any(lost));
+                let in_languages = known.languages.tags.iter().any(|tag| !tag.is_empty());
+                spoken += usize::from(columns.languages.is_empty() && in_languages);
+                for row in columns.rows(captions, known) {
+                    let row = columns.row(image, row, split);
+                    writeln!(file, "{row}").map_err(TrainError::file("write", path))?;
+                }
                 written.samples += 1;
             }
         }
@@ -178,9 +267,22 @@ pub(super) fn write(
             unnamed.len()
         ));
     }
-    if tagged > 0 {
+    for (count, what) in [
+        (tagged, "names and boxes of objects"),
+        (labelled, "labels"),
+        (spoken, "languages of the captions"),
+    ] {
+        if count > 0 {
+            written.lines.push(format!(
+                "the list holds images, captions and splits; {what}, which {count} samples have, stay behind"
+            ));
+        }
+    }
+    let without = columns.without();
+    if !without.is_empty() {
         written.lines.push(format!(
-            "the list holds images, captions and splits; names and boxes of objects, which {tagged} samples have, stay behind"
+            "the column `split` of the list says train, val or test: read it without {}",
+            without.join(", ")
         ));
     }
     Ok(written)
