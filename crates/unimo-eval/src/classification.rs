@@ -15,7 +15,7 @@ use crate::{EvalError, checks};
 /// The harmonic mean of two accuracies, by which known and new classes are judged together; 0 where both are 0.
 ///
 /// ```
-/// assert_eq!(unimo_eval::harmonic_mean(0.9, 0.6), 0.72);
+/// assert_eq!(unimo_eval::harmonic_mean(0.5, 1.0 / 6.0), 0.25);
 /// assert_eq!(unimo_eval::harmonic_mean(0.0, 0.0), 0.0);
 /// ```
 pub fn harmonic_mean(base: f64, novel: f64) -> f64 {

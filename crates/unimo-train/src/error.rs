@@ -36,17 +36,14 @@ impl fmt::Display for Problem {
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// There is no recipe of that name and no file at that path.
-    #[error(
-        "there is no recipe `{given}`{meant}: give a path to a .toml file, or one of the {known} names that `{} recipes` lists",
-        program::name()
-    )]
+    #[error("there is no recipe `{given}`{meant}: give a path to a .toml file or one of {known}")]
     UnknownRecipe {
         /// The argument.
         given: String,
         /// A recipe with a similar name, as a question in brackets, or nothing.
         meant: String,
-        /// Number of the built-in recipes.
-        known: usize,
+        /// The names of the built-in recipes.
+        known: String,
     },
     /// The recipe is not TOML, or has an unknown key or value.
     #[error("{file}: {reason}")]

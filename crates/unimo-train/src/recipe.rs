@@ -259,12 +259,13 @@ impl Recipe {
         }
         if !path.is_file() {
             let names = BUILT_IN.iter().map(|b| b.name);
+            let known: Vec<_> = names.clone().collect();
             return Err(TrainError::UnknownRecipe {
                 given: given.to_owned(),
                 meant: nearest(given, names)
                     .map(|name| format!(" (did you mean `{name}`?)"))
                     .unwrap_or_default(),
-                known: BUILT_IN.len(),
+                known: known.join(", "),
             });
         }
         let text = std::fs::read_to_string(path).map_err(TrainError::file("read", path))?;

@@ -15,8 +15,6 @@ use crate::recipe::{stages, taken};
 
 /// The value that removes a section or an optional value, unless it is a valid value itself.
 pub(crate) const NONE: &str = "none";
-/// The key of a table that says which other keys it has.
-const KIND: &str = "kind";
 
 /// A string that is in no enumeration.
 const BOGUS: &str = "\u{1}";
@@ -98,14 +96,6 @@ impl Setting {
         wrong(&self.given, reason)
     }
 
-    /// The table whose kind this changes: what else a recipe says in it is of the earlier kind.
-    fn other_kind(&self, base: &Table) -> Option<Key> {
-        let (last, above) = self.key.0.split_last()?;
-        let is_kind = matches!(last, Part::Name(name) if name == KIND);
-        let before = get(base, &self.key).filter(|_| is_kind)?;
-        (self.value.is_some() && self.value.as_ref() != Some(before)).then(|| Key(above.to_vec()))
-    }
-
     /// Its key.
     pub(crate) fn key(&self) -> &Key {
         &self.key
@@ -130,13 +120,6 @@ pub(crate) fn apply(table: &mut Table, given: &[String]) -> Result<Vec<Setting>,
     let mut settings = Vec::with_capacity(given.len());
     for given in given {
         let setting = read(given, &base, table)?;
-        if let Some(above) = setting.other_kind(&base) {
-            let kept = |name: &str| {
-                let key = above.inside(name);
-                settings.iter().any(|earlier: &Setting| earlier.key == key)
-            };
-            keep(table, &above, kept).map_err(|reason| setting.wrong(reason))?;
-        }
         match &setting.value {
             Some(value) => {
                 put(table, &setting.key, value.clone()).map_err(|reason| setting.wrong(reason))?
@@ -146,16 +129,6 @@ pub(crate) fn apply(table: &mut Table, given: &[String]) -> Result<Vec<Setting>,
         settings.push(setting);
     }
     Ok(settings)
-}
-
-/// Leaves only these keys in the table at `at`, and its kind.
-fn keep(table: &mut Table, at: &Key, kept: impl Fn(&str) -> bool) -> Result<(), String> {
-    let Some(Value::Table(old)) = get(table, at) else {
-        return Ok(());
-    };
-    let mut left = old.clone();
-    left.retain(|name, _| name == KIND || kept(name));
-    put(table, at, Value::Table(left))
 }
 
 /// Whether a setting sets this key, or one under or above it, in the recipe's own tables or in a stage's.
@@ -203,20 +176,6 @@ pub(crate) fn notes(
         }
         let Some(before) = &before else { continue };
         let name = key.to_string();
-        let dropped = base.and_then(|base| {
-            let above = setting.other_kind(base)?;
-            let of_kind = get(base, &above)?.as_table()?;
-            let gone = of_kind
-                .keys()
-                .filter(|name| get(table, &above.inside(name)).is_none());
-            let gone: Vec<&str> = gone.map(String::as_str).collect();
-            (!gone.is_empty()).then(|| gone.join(", "))
-        });
-        if let Some(dropped) = dropped {
-            notes.push(format!(
-                "--set {given}: what the recipe says of the earlier kind is dropped ({dropped})"
-            ));
-        }
         if under(before, &name).eq(under(&now, &name)) {
             let what = match value {
                 None => "it is not there".to_owned(),
@@ -606,21 +565,6 @@ pub(crate) fn take(table: &mut Table, key: &Key) {
 mod tests {
     use super::*;
     use crate::recipe::Overrides;
-
-    /// Another kind of a table has other settings: those of the earlier kind go, but for what is set, in any order.
-    #[test]
-    fn another_kind_drops_what_was_of_the_earlier_one() {
-        let (path, kind) = ("data.tokenizer.path=t.json", "data.tokenizer.kind=file");
-        for set in [[path, kind], [kind, path]] {
-            let (recipe, notes) = with("unimo3-tiny", &set).unwrap();
-            let tokenizer = toml::to_string(&recipe.data.tokenizer).unwrap();
-            assert!(tokenizer.contains("t.json") && !tokenizer.contains("vocab_size"));
-            let dropped = notes
-                .iter()
-                .any(|note| note.contains("dropped (vocab_size)"));
-            assert!(dropped, "{notes:?}");
-        }
-    }
 
     fn with(recipe: &str, set: &[&str]) -> Result<(Recipe, Vec<String>), String> {
         let overrides = Overrides {

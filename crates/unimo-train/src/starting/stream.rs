@@ -14,6 +14,7 @@ use crate::model::Model;
 use crate::pretrained::{self, NetworkConfig};
 use crate::recipe::Recipe;
 use crate::recipe::init::InitConfig;
+use crate::starting::written;
 
 /// A model whose stream has been read.
 pub(super) struct Begun {
