@@ -8,11 +8,7 @@ use crate::error::DataError;
 use crate::order::draws::{Stream, hash_text, unit};
 use crate::settings::{not_empty, share};
 use crate::sources::splits::Split;
-
-/// The default: a twentieth.
-pub(crate) fn val_fraction() -> f64 {
-    0.05
-}
+pub(crate) use crate::sources::splits::val_fraction;
 
 /// Which samples are held out.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -3,7 +3,6 @@
 use std::ops::{Index, IndexMut};
 
 use crate::error::DataError;
-use crate::sources::given::val_fraction;
 
 /// A split of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -216,6 +215,11 @@ pub(crate) fn drawn(name: &str, held: usize, of: usize, what: &str, fraction: f6
         "{name}: nothing says of {of} {what} which split they are of: {held} of them are held out, chosen by a hash (val_fraction = \
          {fraction})"
     )
+}
+
+/// The default share that is held out: a twentieth.
+pub(crate) fn val_fraction() -> f64 {
+    0.05
 }
 
 /// Why nothing is drawn where held-out files are given.

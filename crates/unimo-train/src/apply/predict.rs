@@ -171,7 +171,7 @@ pub fn run_in(args: &PredictArgs, world: World) -> Result<(), TrainError> {
         Output::nowhere()
     };
     write(&opened, &set, &mut writer, &mut out)?;
-    if skip.count() > 0 && skip.count() as usize >= set.len() {
+    if skip.count() > 0 && skip.count() >= set.len() {
         let first = skip.entries().into_iter().next();
         let first = first.map_or_else(String::new, |entry| {
             format!(

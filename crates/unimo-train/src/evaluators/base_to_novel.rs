@@ -227,23 +227,28 @@ fn told(scores: Tensor<2>, right: &[Option<usize>]) -> Result<usize, TrainError>
     Ok(rows.filter(best).count())
 }
 
+/// The names of its numbers.
+pub(super) fn names() -> Vec<String> {
+    let names = [
+        "base",
+        "novel",
+        "harmonic",
+        "zero_shot_base",
+        "zero_shot_novel",
+        "zero_shot_harmonic",
+        "base_by_class",
+        "novel_by_both",
+    ];
+    names.map(|name| format!("{NAME}.{name}")).to_vec()
+}
+
 impl Evaluator for BaseToNovel {
     fn name(&self) -> &'static str {
         NAME
     }
 
     fn scalars(&self) -> Vec<String> {
-        let names = [
-            "base",
-            "novel",
-            "harmonic",
-            "zero_shot_base",
-            "zero_shot_novel",
-            "zero_shot_harmonic",
-            "base_by_class",
-            "novel_by_both",
-        ];
-        names.map(|name| format!("{NAME}.{name}")).to_vec()
+        names()
     }
 
     fn says(&self, _recipe: &Recipe) -> Vec<String> {

@@ -312,6 +312,12 @@ fn select_wrong(recipe: &Recipe) -> Option<ConfigError> {
     if eval.captions.is_some() {
         names.extend(captions::names());
     }
+    if eval.base_to_novel.is_some() {
+        names.extend(base_to_novel::names());
+    }
+    if eval.stories.is_some() {
+        names.extend(stories::names());
+    }
     if eval.key_words.is_some() {
         names.push("key_words.average_precision".to_owned());
     }

@@ -312,14 +312,18 @@ fn numbers(report: &StoriesReport, prefix: &str) -> Vec<(String, Found)> {
         .collect()
 }
 
+/// The names of its numbers that may select weights.
+pub(super) fn names() -> Vec<String> {
+    ["r1", "r5"].map(|name| format!("{NAME}.{name}")).to_vec()
+}
+
 impl Evaluator for Stories {
     fn name(&self) -> &'static str {
         NAME
     }
 
     fn scalars(&self) -> Vec<String> {
-        let names = ["r1", "r5"];
-        names.map(|name| format!("{NAME}.{name}")).to_vec()
+        names()
     }
 
     fn says(&self, _recipe: &Recipe) -> Vec<String> {
