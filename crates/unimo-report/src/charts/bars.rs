@@ -129,6 +129,8 @@ impl Bar<'_> {
                 title { (self.name) ": " (value) }
                 rect x=(tenths(x)) y=(tenths(HEIGHT - height)) width=(tenths((step - 1.5).max(1.0))) height=(tenths(height))
                     rx="1.5" fill=(hex(viridis(0.45))) {}
+                // A bar of nothing, or a thin one, has a value too: the whole column answers to a pointer.
+                rect.plot-column x=(tenths(x)) y="0" width=(tenths(step)) height=(tenths(HEIGHT + 3.0)) fill="transparent" {}
             }
             @if with_value {
                 text.plot-x text-anchor="middle" x=(tenths((x + step / 2.0).clamp(24.0, WIDTH - 24.0)))
