@@ -98,10 +98,11 @@ pub(crate) fn scores(folder: &RunFolder) -> Option<Section> {
 
 /// What an evaluation was of. Those of samples count each as an image and a text, whatever it has.
 fn counted(eval: &EvalRecord) -> String {
-    if eval.images == eval.texts {
-        format!("{} samples", eval.images)
-    } else {
-        format!("{} images and {} texts", eval.images, eval.texts)
+    match (eval.images, eval.texts) {
+        (images, texts) if images == texts => format!("{images} samples"),
+        (0, texts) => format!("{texts} texts"),
+        (images, 0) => format!("{images} images"),
+        (images, texts) => format!("{images} images and {texts} texts"),
     }
 }
 
