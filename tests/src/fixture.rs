@@ -356,3 +356,35 @@ impl Reference {
         known.len()
     }
 }
+
+/// What makes the encoders of a recipe as small as those of references.
+const TOWERS: [&str; 15] = [
+    "model.text.width=8",
+    "model.text.layers=2",
+    "model.text.heads=2",
+    "model.text.feed_forward=16",
+    "model.text.max_positions=8",
+    "model.text.positions=from_zero",
+    "model.image.image_size=8",
+    "model.image.patch_size=4",
+    "model.image.width=8",
+    "model.image.layers=2",
+    "model.image.heads=2",
+    "model.image.feed_forward=16",
+    "model.image.activation=gelu",
+    "model.image.pre_norm=false",
+    "model.image.patch_bias=true",
+];
+
+/// A recipe that ships, with encoders as small as those of references, these changes, and this number of words.
+pub fn recipe(name: &str, changes: &[&str], vocabulary: usize) -> Recipe {
+    let set = TOWERS.iter().chain(changes).map(|set| (*set).to_owned());
+    let overrides = Overrides {
+        data: None,
+        set: set.collect(),
+    };
+    let mut recipe = Recipe::load(name, &overrides).expect("a recipe that ships");
+    // No tokenizer has so few words.
+    recipe.model.text.vocab_size = vocabulary;
+    recipe
+}

@@ -333,14 +333,8 @@ fn texts_over_texts_resume_at_any_step() {
         "data.tokenizer.vocab_size=300",
         PARTS,
     ];
-    let overrides = Overrides {
-        data: None,
-        set: changes.map(str::to_owned).to_vec(),
-    };
-    let recipe = Recipe::load("cclm-tiny", &overrides).unwrap();
     let whole = folder.path().join("whole");
-    training::start(&recipe, &whole, &options()).unwrap();
-    resumes_at(&whole, &[2, 4]);
+    resumes("cclm-tiny", &changes, &whole);
     // Batches of both kinds came, each for the objectives that it has something for.
     let lines = fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
     for key in ["itc", "itm", "mlm", "ttc", "ttm", "tlm"] {
@@ -349,6 +343,17 @@ fn texts_over_texts_resume_at_any_step() {
             "{key}: {lines}"
         );
     }
+}
+
+/// A run of this recipe with these changes goes on from its second and its fourth step as it went on itself.
+fn resumes(name: &str, changes: &[&str], whole: &Path) {
+    let overrides = Overrides {
+        data: None,
+        set: changes.iter().map(|change| (*change).to_owned()).collect(),
+    };
+    let recipe = Recipe::load(name, &overrides).unwrap();
+    training::start(&recipe, whole, &options()).unwrap();
+    resumes_at(whole, &[2, 4]);
 }
 
 /// Matrices of each modality, and how each sample is read, which is drawn.
@@ -377,14 +382,8 @@ fn matrices_of_each_modality_resume_at_any_step() {
         "data.scenes.val=8",
         "eval.losses=none",
     ];
-    let overrides = Overrides {
-        data: None,
-        set: changes.map(str::to_owned).to_vec(),
-    };
-    let recipe = Recipe::load("dimbert-tiny", &overrides).unwrap();
     let whole = folder.path().join("whole");
-    training::start(&recipe, &whole, &options()).unwrap();
-    resumes_at(&whole, &[2, 4]);
+    resumes("dimbert-tiny", &changes, &whole);
     let lines = fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
     assert!(lines.contains("accuracy_left_to_right"), "{lines}");
 }

@@ -12,8 +12,8 @@ use unimo_encoders::output::Keep;
 use unimo_objectives::pretraining::psl::{PslConfig, key_words};
 use unimo_objectives::teacher::{Teacher, TeacherConfig};
 use unimo_objectives::{Draws, Objectives, Step};
-use unimo_tests::fixture::Reference;
-use unimo_train::recipe::{Overrides, Recipe};
+use unimo_tests::fixture::{self, Reference};
+use unimo_train::recipe::Recipe;
 
 const SIDE: usize = 8;
 const LENGTH: usize = 5;
@@ -27,21 +27,6 @@ const ROUNDING: f32 = 1e-5;
 /// `simla-tiny` at the reference's size.
 fn recipe(set: &[&str]) -> Recipe {
     let sizes = [
-        "model.text.width=8",
-        "model.text.layers=2",
-        "model.text.heads=2",
-        "model.text.feed_forward=16",
-        "model.text.max_positions=8",
-        "model.text.positions=from_zero",
-        "model.image.image_size=8",
-        "model.image.patch_size=4",
-        "model.image.width=8",
-        "model.image.layers=2",
-        "model.image.heads=2",
-        "model.image.feed_forward=16",
-        "model.image.activation=gelu",
-        "model.image.pre_norm=false",
-        "model.image.patch_bias=true",
         "model.fusion.width=8",
         "model.fusion.layers=2",
         "model.fusion.heads=2",
@@ -59,15 +44,7 @@ fn recipe(set: &[&str]) -> Recipe {
         "data.codes.patch_size=4",
         "data.codes.codes=6",
     ];
-    let set = sizes.iter().chain(set).map(|set| (*set).to_owned());
-    let overrides = Overrides {
-        data: None,
-        set: set.collect(),
-    };
-    let mut recipe = Recipe::load("simla-tiny", &overrides).expect("a recipe that ships");
-    // No tokenizer has so few words.
-    recipe.model.text.vocab_size = VOCABULARY;
-    recipe
+    fixture::recipe("simla-tiny", &[&sizes[..], set].concat(), VOCABULARY)
 }
 
 struct Toy {

@@ -63,21 +63,6 @@ fn the_recursion_is_the_sum_over_all_alignments() {
 /// `sugar-tiny` at the reference's size.
 fn recipe() -> Recipe {
     let sizes = [
-        "model.text.width=8",
-        "model.text.layers=2",
-        "model.text.heads=2",
-        "model.text.feed_forward=16",
-        "model.text.max_positions=8",
-        "model.text.positions=from_zero",
-        "model.image.image_size=8",
-        "model.image.patch_size=4",
-        "model.image.width=8",
-        "model.image.layers=2",
-        "model.image.heads=2",
-        "model.image.feed_forward=16",
-        "model.image.activation=gelu",
-        "model.image.pre_norm=false",
-        "model.image.patch_bias=true",
         "model.joint.width=8",
         "model.joint.layers=2",
         "model.joint.heads=2",
@@ -88,14 +73,7 @@ fn recipe() -> Recipe {
         "data.max_text_length=8",
         "data.stories.scenes=[2, 2]",
     ];
-    let overrides = Overrides {
-        data: None,
-        set: sizes.map(str::to_owned).to_vec(),
-    };
-    let mut recipe = Recipe::load("sugar-tiny", &overrides).expect("a recipe that ships");
-    // No tokenizer has so few words.
-    recipe.model.text.vocab_size = VOCABULARY;
-    recipe
+    fixture::recipe("sugar-tiny", &sizes, VOCABULARY)
 }
 
 /// The alignments of the reference, by their names in it.

@@ -159,14 +159,7 @@ impl Objective for Grounding {
 ///
 /// - boxes: `[B, 4]`, centre, width and height
 pub fn loss(batch: &Batch, boxes: Tensor<2>) -> Outcome {
-    let known = (0..).zip(&batch.targets).filter_map(|(row, target)| {
-        if let Target::Box(right) = target {
-            Some((row, *right))
-        } else {
-            None
-        }
-    });
-    let (rows, right): (Vec<i32>, Vec<[f32; NUMBERS]>) = known.unzip();
+    let (rows, right) = known(batch);
     let (count, device) = (rows.len(), boxes.device());
     if count == 0 {
         return Outcome::nothing(&device);
@@ -183,6 +176,18 @@ pub fn loss(batch: &Batch, boxes: Tensor<2>) -> Outcome {
     Outcome::new(loss)
         .and_metric(ACCURACY, found, count)
         .and_metric("iou", iou.sum(), count)
+}
+
+/// The samples whose box is known, by their rows, and the corners of each.
+pub(crate) fn known(batch: &Batch) -> (Vec<i32>, Vec<[f32; NUMBERS]>) {
+    let known = (0..).zip(&batch.targets).filter_map(|(row, target)| {
+        if let Target::Box(right) = target {
+            Some((row, *right))
+        } else {
+            None
+        }
+    });
+    known.unzip()
 }
 
 /// Centre, width and height to corners.

@@ -18,7 +18,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{Tensor, TensorData, assert_shape};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use unimo_batch::{Batch, ConfigError, Target, config};
+use unimo_batch::{Batch, ConfigError, config};
 use unimo_core::init::Init;
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::output::FusionOutput;
@@ -30,6 +30,7 @@ use crate::objective::{Objective, ObjectiveConfig, Predicts, Settings};
 use crate::outcome::{ACCURACY, Outcome};
 use crate::pairs::{Fused, Pairs};
 use crate::request::{ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
+use crate::tasks::grounding;
 use crate::{is_default, single_precision, weight};
 
 /// Name of the mean share of the attention that lies in the box.
@@ -149,11 +150,7 @@ impl Settings for LocateConfig {
             fusion.is_some() && model.regions.is_none(),
             "needs the attention of texts to patches, which [model.fusion] with [model.image] gives",
         )?;
-        let layers = if model.shares_layers() {
-            model.text.layers
-        } else {
-            fusion.map_or(0, |fusion| fusion.layers)
-        };
+        let layers = depth(model);
         let Some(layer) = self.layer else {
             return Ok(());
         };
@@ -170,16 +167,20 @@ impl ObjectiveConfig for LocateConfig {
     type Objective = Locate;
 
     fn init(&self, _init: &mut Init, model: &BackboneConfig) -> Locate {
-        let layers = if model.shares_layers() {
-            model.text.layers
-        } else {
-            model.fusion.as_ref().map_or(0, |fusion| fusion.layers)
-        };
         Locate {
-            layer: self.layer.unwrap_or(layers.saturating_sub(1)),
+            layer: self.layer.unwrap_or(depth(model).saturating_sub(1)),
             class_tokens: model.class_tokens(),
             config: self.clone(),
         }
+    }
+}
+
+/// Layers of the cross-modal encoder, which may be the text encoder's own.
+fn depth(model: &BackboneConfig) -> usize {
+    if model.shares_layers() {
+        model.text.layers
+    } else {
+        model.fusion.as_ref().map_or(0, |fusion| fusion.layers)
     }
 }
 
@@ -359,14 +360,9 @@ pub fn divergence(target: Tensor<2>, attention: Tensor<2>, mean: bool) -> Tensor
 pub fn loss(config: &LocateConfig, batch: &Batch, attention: Tensor<2>) -> Outcome {
     let [_, patches] = attention.dims();
     let device = attention.device();
-    let known = (0..).zip(&batch.targets).filter_map(|(row, target)| {
-        if let Target::Box(right) = target {
-            Some((row, distances(*right, patches)))
-        } else {
-            None
-        }
-    });
-    let (rows, distances): (Vec<i32>, Vec<Vec<f32>>) = known.unzip();
+    let (rows, boxes) = grounding::known(batch);
+    let of = boxes.into_iter().map(|of| distances(of, patches));
+    let distances: Vec<Vec<f32>> = of.collect();
     let count = rows.len();
     if count == 0 {
         return Outcome::nothing(&device);

@@ -1,5 +1,7 @@
 use burn::tensor::{Device, Tolerance};
 
+use unimo_batch::Target;
+
 use super::*;
 
 /// f32 sums of nine values around 1.
