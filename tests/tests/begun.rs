@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use image::{Rgb, RgbImage};
 use safetensors::SafeTensors;
 use unimo_encoders::weights::write_safetensors;
+use unimo_train::compare::compare;
 use unimo_train::device::DeviceChoice;
 use unimo_train::fingerprint::Given;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
@@ -436,6 +437,59 @@ fn a_change_that_no_step_would_use_is_not_recorded() {
     assert_eq!((recipe.train.steps, recipe.train.optimizer.lr), (5, 5e-4));
     assert_eq!(recipe.description, "another name");
     assert_eq!(own.sessions().unwrap().len(), 3);
+}
+
+#[test]
+fn how_a_scale_of_losses_grows_may_change_and_the_scale_itself_is_of_the_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = write_list(&folder.path().join("data"));
+    let run = folder.path().join("run");
+    begin("unimo3-tiny", &list, &run);
+    let half = ["train.steps=5", "train.dtype=f16"];
+    resume(&run, None, &half).unwrap();
+    refused_without_a_trace(
+        &run,
+        &["train.steps=6", "train.loss_scale.initial=1024"],
+        &["train.loss_scale.initial", "the factor of its own step"],
+    );
+    resume(
+        &run,
+        None,
+        &["train.steps=6", "train.loss_scale.grow_after=1"],
+    )
+    .unwrap();
+    let (own, recipe) = RunFolder::open(&run).unwrap();
+    assert_eq!(recipe.train.loss_scale.unwrap().grow_after, 1);
+    let scales: Vec<Option<f64>> = own.steps().unwrap().iter().map(|s| s.loss_scale).collect();
+    let [.., before, after] = scales.as_slice() else {
+        panic!("{scales:?}");
+    };
+    // Each is the factor after its step.
+    assert_eq!((*before, *after), (Some(65536.0), Some(131_072.0)));
+}
+
+#[test]
+fn a_recipe_that_was_edited_is_told_where_the_run_is_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = write_list(&folder.path().join("data"));
+    let run = folder.path().join("run");
+    begin("unimo3-tiny", &list, &run);
+    let notes = || {
+        compare(std::slice::from_ref(&run)).unwrap().runs[0]
+            .notes
+            .clone()
+    };
+    assert!(notes().iter().all(|note| !note.contains("edited")));
+    let path = run.join("recipe.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let edited = text.replace("weight_decay = 0.01", "weight_decay = 0.02");
+    assert_ne!(text, edited);
+    fs::write(&path, edited).unwrap();
+    let said = notes().join("; ");
+    assert!(
+        said.contains("recipe.toml was edited") && said.contains("weight_decay: 0.01 -> 0.02"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -29,8 +29,8 @@ use crate::ranks::sums::Order;
 use crate::ranks::{self, Session, launcher};
 use crate::recipe::{Overrides, Recipe};
 use crate::recipes::RecipesCommand;
-use crate::resuming::Asked;
-use crate::run::NewRun;
+use crate::resuming::{self, Asked};
+use crate::run::{NewRun, RunFolder};
 use crate::scoring::captions::{self, ScoreCaptionsArgs};
 use crate::{
     allocator, compare, data, evaluation, export, interrupt, names, pipe, program, recipes, report,
@@ -627,6 +627,10 @@ fn run_alone(command: Command) -> Result<(), TrainError> {
         Command::Train(args) => train(args, World::ALONE),
         Command::Eval(args) => eval(args, World::ALONE),
         Command::Report { run } => {
+            // The recipe of another version is shown as it is written.
+            if let Ok((folder, recipe)) = RunFolder::open(&run) {
+                resuming::say_edited(&folder, &recipe)?;
+            }
             println!("{}", report::write(&run)?.display());
             Ok(())
         }

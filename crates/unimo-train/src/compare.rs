@@ -15,6 +15,8 @@ use crate::files;
 use crate::fingerprint::{Fingerprint, Rows};
 use crate::recipe::overrides::flat;
 use crate::recipe::{Overrides, Recipe, Task};
+use crate::resuming;
+use crate::run::RunFolder;
 
 /// Arguments of `unimo compare`.
 #[derive(Debug, Args)]
@@ -222,6 +224,11 @@ fn candidate(folder: &Path, name: String) -> Result<Candidate, TrainError> {
     };
     let resolved = match Recipe::parse(&file, &text, Some(folder), &Overrides::default()) {
         Ok(recipe) => {
+            let (run, _) = RunFolder::open(folder)?;
+            let edited = resuming::edited(&run, &recipe)?;
+            if !edited.is_empty() {
+                of_run.notes.push(resuming::edited_line(&edited));
+            }
             of_run.task = match Task::of(&recipe) {
                 Some(task) => format!("task {}", task.key),
                 None => "pre-training".to_owned(),

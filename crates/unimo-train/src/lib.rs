@@ -27,6 +27,7 @@ pub mod export;
 mod family;
 pub mod files;
 pub mod fingerprint;
+mod first_captions;
 pub mod freezing;
 pub mod given;
 mod grad_cam;

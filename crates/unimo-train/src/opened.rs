@@ -92,6 +92,7 @@ struct Named {
 impl Named {
     fn of_run(folder: &Path, step: Option<u64>, device: &Device) -> Result<Self, TrainError> {
         let (run, recipe) = RunFolder::open(folder)?;
+        resuming::say_edited(&run, &recipe)?;
         let tokenizer = run.tokenizer()?;
         prepare::check_tokenizer(&recipe, &tokenizer)?;
         let step = chosen_step(&run, step)?;

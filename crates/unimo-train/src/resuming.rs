@@ -439,6 +439,27 @@ pub(crate) fn edited(run: &RunFolder, there: &Recipe) -> Result<Vec<String>, Tra
     Ok(edited.iter().map(Difference::line).collect())
 }
 
+/// Tells what was edited in a run's recipe since it began, where a command reads the run for something else than to go on with it.
+///
+/// # Errors
+///
+/// The record of what the run began with cannot be read.
+pub(crate) fn say_edited(run: &RunFolder, there: &Recipe) -> Result<(), TrainError> {
+    let edited = edited(run, there)?;
+    if !edited.is_empty() {
+        eprintln!("{}: {}", run.path().display(), edited_line(&edited));
+    }
+    Ok(())
+}
+
+/// The values of a recipe that was edited, as a line.
+pub(crate) fn edited_line(edited: &[String]) -> String {
+    format!(
+        "recipe.toml was edited since the run began, which --resume refuses: {}",
+        edited.join("; ")
+    )
+}
+
 fn parse(text: &str, run: &Path) -> Option<Recipe> {
     let none = Overrides::default();
     Recipe::parse("the recorded recipe", text, Some(run), &none).ok()

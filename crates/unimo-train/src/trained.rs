@@ -25,14 +25,7 @@ pub fn open_model(
 ) -> Result<(RunFolder, Recipe, u64, Model), TrainError> {
     let (run, recipe) = RunFolder::open(folder)?;
     let step = chosen_step(&run, step)?;
-    let edited = resuming::edited(&run, &recipe)?;
-    if !edited.is_empty() {
-        eprintln!(
-            "{}: recipe.toml was edited since the run began, which --resume refuses: {}",
-            run.path().display(),
-            edited.join("; ")
-        );
-    }
+    resuming::say_edited(&run, &recipe)?;
     let model = load_model(&run, &recipe, step, device)?;
     Ok((run, recipe, step, model))
 }

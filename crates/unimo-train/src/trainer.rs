@@ -32,6 +32,7 @@ use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::evaluators::Evaluator;
 use crate::fingerprint::{self, Fingerprint, Given};
+use crate::first_captions;
 use crate::freezing::Freezing;
 use crate::interrupt;
 use crate::kept::Features;
@@ -373,6 +374,9 @@ impl Trainer {
         for_objectives(&mut spec, &self.recipe, stage)?;
         let observers = &mut self.observers;
         for_switch(&mut spec, stage, &mut |line| observers.message(line))?;
+        if !self.quiet {
+            first_captions::look(&spec, &mut |line| observers.message(line));
+        }
         tasks::for_task(&mut spec, self.targets.as_ref(), &mut |line| {
             observers.message(line)
         })?;

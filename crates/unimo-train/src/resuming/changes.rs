@@ -5,6 +5,7 @@ use std::path::Path;
 use toml::Value;
 
 use crate::error::TrainError;
+use crate::loss_scale::LossScaleConfig;
 use crate::recipe::Recipe;
 use crate::recipe::stages::Stage;
 
@@ -42,6 +43,7 @@ const MAY_CHANGE: &[&str] = &[
     "train.dtype",
     "train.gradient_checkpointing",
     "train.clip_norm",
+    "train.loss_scale.grow_after",
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",
@@ -79,6 +81,10 @@ const MAY_NOT_CHANGE: &[(&str, &str)] = &[
     ),
     ("train.ema", "the checkpoint has the average, or has none"),
     (
+        "train.loss_scale.initial",
+        "a checkpoint in f16 has the factor of its own step, which goes on",
+    ),
+    (
         "train.lora",
         "the checkpoint has these adapters, or has none",
     ),
@@ -100,7 +106,10 @@ const MAY_NOT_CHANGE: &[(&str, &str)] = &[
 /// The reason why a setting may not change in a run that has begun; `None` if it may.
 pub(super) fn may_not_change(difference: &Difference) -> Option<&'static str> {
     let key = of_stage(&difference.key);
-    if lies_elsewhere(difference) || MAY_CHANGE.iter().any(|may| begins(key, may)) {
+    if lies_elsewhere(difference)
+        || is_written_out(difference)
+        || MAY_CHANGE.iter().any(|may| begins(key, may))
+    {
         return None;
     }
     let reason = MAY_NOT_CHANGE.iter().find(|(with, _)| begins(key, with));
@@ -111,6 +120,15 @@ pub(super) fn may_not_change(difference: &Difference) -> Option<&'static str> {
 pub(super) fn begins(key: &str, with: &str) -> bool {
     let rest = key.strip_prefix(with);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+/// Whether a value only comes to be written that was counted with before: another value of the table `train.loss_scale` is given for the first
+/// time.
+fn is_written_out(difference: &Difference) -> bool {
+    let usual = Value::Float(LossScaleConfig::default().initial);
+    difference.key == "train.loss_scale.initial"
+        && difference.old.is_none()
+        && difference.new == Some(usual)
 }
 
 /// Whether only the place of the data changes, or how shards are fetched, and not which ones.

@@ -29,6 +29,7 @@ use crate::model::Model;
 use crate::pretrained::{self, NetworkConfig};
 use crate::recipe::init::{INITIALIZER_RANGE, InitConfig, Layers, Whole};
 use crate::recipe::{Overrides, Recipe};
+use crate::resuming;
 use crate::run::{CONCEPTS, RunFolder};
 use crate::starting::{Started, agree, names_of, stream};
 use crate::trained;
@@ -125,6 +126,8 @@ impl OwnRun {
             Given::Run { folder, step } => {
                 let (run, recipe) = RunFolder::open(&folder)?;
                 let step = trained::chosen_step(&run, step)?;
+                // The file may have been edited since.
+                let recipe = resuming::of_step(&run, step)?.unwrap_or(recipe);
                 Ok(Some(Self {
                     checkpoint: checkpoint::path(&run.checkpoints(), step),
                     place: Place::Run(run),
