@@ -184,7 +184,12 @@ fn changes(name: &str) -> Vec<&'static str> {
         "unimo2-base" => set.extend([UNALIGNED, "objectives.views.width=32"]),
         "unimo3-retrieval-tiny" => set.push("init=none"),
         // Retrieval alone is recorded.
-        "simla-tiny" => set.extend(["eval.losses=none", "eval.key_words=none"]),
+        "simla-tiny" => set.extend([
+            "eval.losses=none",
+            "eval.key_words=none",
+            "eval.patches=none",
+        ]),
+        "mamo-tiny" => set.push("eval.patches=none"),
         "sugar-tiny" => set.extend(["eval.stories=none", "eval.select=none"]),
         // The row that a tokenizer trained here pads with.
         "mvp-base" | "albef-base" | "mamo-base" | "simla-base" | "dimbert-base" | "sugar-base" => {

@@ -47,6 +47,7 @@ use unimo_train::sizes::{Family, PAD, SIZES, Size, backbone};
 use crate::trace::Recording;
 
 mod objectives;
+pub mod recipe;
 mod work;
 
 use objectives::{PATCHES, TEACHER, objectives};

@@ -47,6 +47,11 @@ enum Bench {
     /// image-text matching and the family's other objectives, goes backward and updates with AdamW. The median time counts.
     #[command(after_help = BENCH_EXAMPLES)]
     Step(bench::StepArgs),
+    /// Time training steps of a recipe on its own data and print one line of JSON for each of its stages.
+    ///
+    /// Whatever a recipe names is in it: encoders, objectives, teacher, queues, task. Nothing is saved.
+    #[command(after_help = BENCH_RECIPE_EXAMPLES)]
+    Recipe(bench::recipe::RecipeArgs),
     /// Compare hidden states and gradients in bf16 and f16 with those in f32, encoder by encoder.
     ///
     /// Prints the median and the worst relative error of every encoder and fails if one is larger than its dtype's rounding
@@ -103,6 +108,15 @@ Examples:
   Where does the time go? A table, and a file for Perfetto:
     cargo xtask bench step --size small --profile trace.json";
 
+const BENCH_RECIPE_EXAMPLES: &str = "\
+Examples:
+  Every system has a small recipe that generates its data:
+    cargo xtask bench recipe simla-tiny
+  Another size, and a batch of another size:
+    cargo xtask bench recipe cclm-tiny --set train.batch_size=32 --set model.text.layers=6
+  Data of your own, on a GPU:
+    cargo xtask bench recipe albef-base --data pairs.jsonl --device cuda";
+
 const TRACE_EXAMPLES: &str = "\
 Examples:
   A few steps of a recipe on data of your own:
@@ -156,6 +170,11 @@ fn run(command: Command) -> Result<ExitCode, TrainError> {
             println!("{}", outcome.record.to_json()?);
             if let Some(profile) = outcome.profile {
                 eprint!("{profile}");
+            }
+        }
+        Command::Bench(Bench::Recipe(args)) => {
+            for record in bench::recipe::run(&args)? {
+                println!("{record}");
             }
         }
         Command::Bench(Bench::Load { folder }) => println!("{}", bench::load(&folder)?),

@@ -162,7 +162,8 @@ pub trait Objective {
     /// The loss. `fused` holds the output for each of its [`pairs`](Self::pairs), in their order.
     fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome;
 
-    /// The scores of a task, one row per sample of the batch; `None` for a loss of pre-training. See [`Settings::predicts`].
+    /// The scores of a task, one row per sample of the batch, see [`Settings::predicts`]; or what is predicted of each hidden patch, one row
+    /// each. `None` for another loss of pre-training.
     ///
     /// # Shapes
     ///

@@ -182,14 +182,17 @@ impl Objectives {
         let each = self.each().into_iter();
         let (key, objective) = each.into_iter().find(|(own, _)| *own == key)?;
         let settings = objective.settings();
-        let requests = settings.requests();
+        let mut requests = settings.requests();
+        // A teacher has no part in predictions.
+        requests.retain(|request| request.by == By::Student);
         if !holds(&requests, settings.samples(), backbone, batch) {
             return None;
         }
         let wanted = Wanted::fixed(&requests, backbone, batch).sharing_images();
         let mut encoded = Encoded::new(batch);
         encode(Models::of(backbone), batch, &wanted, device, &mut encoded);
-        let pairs = objective.pairs(&encoded, &mut Draws::new(0).of(key));
+        let mut pairs = objective.pairs(&encoded, &mut Draws::new(0).of(key));
+        pairs.retain(|pairs| pairs.by == By::Student);
         let fused = fuse_keeping((backbone, None), &encoded, vec![pairs], keep);
         let fused = fused.into_iter().next().unwrap_or_default();
         let context = Context {

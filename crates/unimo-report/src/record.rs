@@ -371,6 +371,30 @@ pub struct PhraseMap {
     pub image: String,
 }
 
+/// `patches.json`: held-out images whose hidden patches the model has filled in.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PatchesRecord {
+    /// Optimiser step of the evaluated weights.
+    pub step: u64,
+    /// Number of images that were looked at.
+    pub images: u64,
+    /// What is drawn, in a sentence.
+    pub legend: String,
+    /// Some of the images.
+    pub examples: Vec<PatchExample>,
+}
+
+/// An image whose hidden patches the model has filled in.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PatchExample {
+    /// The text that the model read beside it.
+    pub text: String,
+    /// What each picture shows, and its path within the run folder.
+    pub pictures: Vec<(String, String)>,
+}
+
 /// `key_words.json`: words of held-out captions, as the image alone predicts them and as the teacher proposes them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeyWordsRecord {
@@ -674,6 +698,8 @@ pub(crate) struct RunFolder {
     pub predictions: Option<PredictionsRecord>,
     /// `grad_cam.json`, if there is one.
     pub grad_cam: Option<GradCamRecord>,
+    /// `patches.json`, if there is one.
+    pub patches: Option<PatchesRecord>,
     /// `key_words.json`, if there is one.
     pub key_words: Option<KeyWordsRecord>,
     /// `stories.json`, if there is one.
@@ -716,6 +742,7 @@ impl RunFolder {
         folder.phrases = object(run, "phrases.json", &mut folder.problems);
         folder.predictions = object(run, "predictions.json", &mut folder.problems);
         folder.grad_cam = object(run, "grad_cam.json", &mut folder.problems);
+        folder.patches = object(run, "patches.json", &mut folder.problems);
         folder.key_words = object(run, "key_words.json", &mut folder.problems);
         folder.stories = object(run, "stories.json", &mut folder.problems);
         folder.codes = object(run, "codes.json", &mut folder.problems);

@@ -18,6 +18,7 @@ use crate::sections::files::{recipe, skipped};
 use crate::sections::gates::gates;
 use crate::sections::grad_cam::grad_cam;
 use crate::sections::key_words::key_words;
+use crate::sections::patches::patches;
 use crate::sections::losses::{dynamics, losses};
 use crate::sections::pictures::{codes, gallery, phrases};
 use crate::sections::predictions::predictions;
@@ -74,6 +75,7 @@ pub(crate) fn read(run: &Path) -> Result<RunFolder, ReportError> {
 fn page(run: &Path, mut folder: RunFolder) -> String {
     let gallery = gallery(run, &mut folder);
     let codes = codes(run, &mut folder);
+    let patches = patches(run, &mut folder);
     let phrases = phrases(run, &mut folder);
     let predictions = predictions(run, &mut folder);
     let grad_cam = grad_cam(run, &mut folder);
@@ -85,6 +87,7 @@ fn page(run: &Path, mut folder: RunFolder) -> String {
         grad_cam,
         folder.gates.as_ref().and_then(gates),
         codes,
+        patches,
         folder.key_words.as_ref().and_then(key_words),
         folder.stories.as_ref().and_then(stories),
         phrases,

@@ -7,6 +7,7 @@ pub(crate) mod files;
 pub(crate) mod gates;
 pub(crate) mod grad_cam;
 pub(crate) mod key_words;
+pub(crate) mod patches;
 pub(crate) mod losses;
 pub(crate) mod pictures;
 pub(crate) mod predictions;

@@ -14,6 +14,7 @@ use crate::evaluators::bitext::Translations;
 use crate::evaluators::captions::Captions;
 use crate::evaluators::grad_cam::GradCam;
 use crate::evaluators::key_words::KeyWords;
+use crate::evaluators::patches::Patches;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::{self, Retrieval};
 use crate::evaluators::stories::Stories;
@@ -60,6 +61,7 @@ pub fn run(
         recipe.eval.grad_cam.is_some(),
         recipe.eval.bitext.is_some(),
         recipe.eval.key_words.is_some(),
+        recipe.eval.patches.is_some(),
         recipe.eval.base_to_novel.is_some(),
         recipe.eval.stories.is_some(),
     ];
@@ -92,6 +94,11 @@ pub fn run(
             && let Some(words) = KeyWords::open(config, recipe, &held_out, say)?
         {
             found.extend(words.evaluate(&weights, say)?);
+        }
+        if let Some(config) = &recipe.eval.patches
+            && let Some(patches) = Patches::open(config, recipe, &held_out, say)?
+        {
+            found.extend(patches.evaluate(&weights, say)?);
         }
         if let Some(config) = &recipe.eval.stories {
             let stories = Stories::open(config, recipe, &held_out)?;

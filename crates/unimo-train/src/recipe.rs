@@ -613,6 +613,12 @@ impl Recipe {
             "needs [objectives.psl], which predicts words of an image",
         )?;
         ConfigError::unless(
+            self.eval.patches.is_none() || self.objectives.mim.is_some(),
+            "eval.patches",
+            "{}",
+            "needs [objectives.mim], which fills in hidden patches",
+        )?;
+        ConfigError::unless(
             self.eval.base_to_novel.is_none() || self.objectives.prompts.is_some(),
             "eval.base_to_novel",
             "{}",

@@ -78,6 +78,21 @@ pub struct Options {
     pub order: Order,
 }
 
+/// Steps of a stage that were taken to measure them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tried {
+    /// The stage; empty if the recipe has none.
+    pub stage: String,
+    /// Number of the model's parameters.
+    pub parameters: usize,
+    /// Seconds of each step, with the wait for its batches.
+    pub seconds: Vec<f64>,
+    /// Seconds of each step that it waited for its batches.
+    pub waits: Vec<f64>,
+    /// The loss of the last step.
+    pub loss: f64,
+}
+
 /// Everything that a training needs, opened and checked.
 pub(crate) struct Opened {
     pub recipe: Recipe,
@@ -277,21 +292,32 @@ impl Trainer {
         self.finish()
     }
 
-    /// Takes `steps` steps of each stage, which are not logged, and returns the seconds of the slowest.
-    pub(crate) fn try_out(mut self, steps: u64) -> Result<f64, TrainError> {
-        let mut slowest = 0f64;
+    /// Takes `steps` steps of each stage, which are not logged.
+    pub(crate) fn try_out(mut self, steps: u64) -> Result<Vec<Tried>, TrainError> {
+        let mut tried = Vec::new();
         for stage in self.recipe.stages() {
             self.begin(&stage)?;
             self.freeze(&stage)?;
             let mut loader = self.loader(&stage, 0)?;
+            let mut of_stage = Tried {
+                stage: stage.name.clone(),
+                parameters: parameters::list(&self.state().model)
+                    .iter()
+                    .map(|p| p.shape.iter().product::<usize>())
+                    .sum(),
+                ..Tried::default()
+            };
             for step in stage.before + 1..=stage.before + steps {
                 let began = Instant::now();
-                self.step(&stage, step, &mut loader)?;
-                slowest = slowest.max(began.elapsed().as_secs_f64());
+                let result = self.step(&stage, step, &mut loader)?;
+                of_stage.seconds.push(began.elapsed().as_secs_f64());
+                of_stage.waits.push(result.wait);
+                of_stage.loss = result.loss;
             }
             self.close_features();
+            tried.push(of_stage);
         }
-        Ok(slowest)
+        Ok(tried)
     }
 
     /// Ends the training if a signal asked for it and work remains. The step has been saved.

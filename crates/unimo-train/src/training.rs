@@ -31,8 +31,8 @@ use crate::starting;
 use crate::starting::own::OwnRun;
 use crate::tasks::labels::Labels;
 use crate::tasks::{self, labels};
-pub use crate::trainer::Options;
 use crate::trainer::{Opened, Session, Trainer};
+pub use crate::trainer::{Options, Tried};
 
 /// Starts a run in a new folder.
 pub fn start(recipe: &Recipe, folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
@@ -58,13 +58,17 @@ pub fn start_in(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Pa
     begin(options, || new(recipe, place, options))
 }
 
-/// Takes `steps` steps of each stage of a new run and returns the seconds of the slowest. There is no checkpoint and no evaluation.
-pub(crate) fn try_out(
+/// Takes `steps` steps of each stage of a new run, to measure them. There is no checkpoint and no evaluation.
+///
+/// # Errors
+///
+/// The recipe cannot be trained here.
+pub fn try_out(
     recipe: &Recipe,
     folder: &Path,
     steps: u64,
     options: &Options,
-) -> Result<f64, TrainError> {
+) -> Result<Vec<Tried>, TrainError> {
     let opened = new(recipe, &NewRun::At(folder.to_owned()), options)?;
     Trainer::new(opened, options)?.try_out(steps)
 }

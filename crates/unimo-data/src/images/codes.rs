@@ -234,6 +234,27 @@ impl Codebook {
         &self.about
     }
 
+    /// The patch that a code stands for: its centre, each cell filled with its mean levels. Black if there is no such code.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[P, P, C]`
+    pub fn patch(&self, code: u32) -> Vec<u8> {
+        let CodebookShape {
+            patch_size, cells, ..
+        } = self.shape;
+        let cell = patch_size / cells;
+        let numbers = self.shape.numbers();
+        let centre = self.centres.chunks_exact(numbers).nth(code as usize);
+        let mut levels = Vec::with_capacity(patch_size * patch_size * Images::CHANNELS);
+        for (y, x) in (0..patch_size).flat_map(|y| (0..patch_size).map(move |x| (y, x))) {
+            let at = (y / cell * cells + x / cell) * Images::CHANNELS;
+            let own = (at..at + Images::CHANNELS).map(|at| centre.map_or(0.0, |c| c[at]));
+            levels.extend(own.map(|level| level.round() as u8));
+        }
+        levels
+    }
+
     /// The mean colour of each code, as levels.
     pub fn colours(&self) -> Vec<[f32; Images::CHANNELS]> {
         let cells = self.shape.cells * self.shape.cells;

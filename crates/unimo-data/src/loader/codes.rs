@@ -384,6 +384,14 @@ impl PatchCodes {
         }
     }
 
+    /// The typical patches; `None` of codes that were made elsewhere.
+    pub fn book(&self) -> Option<&Codebook> {
+        match self {
+            Self::Codebook { book, .. } => Some(book),
+            Self::Table(_) => None,
+        }
+    }
+
     /// Patches along a side of an image of `size` pixels.
     pub fn side(&self, size: usize) -> usize {
         match self {

@@ -22,7 +22,7 @@
 
 use burn::module::Module;
 use burn::tensor::activation::{log_softmax, softmax};
-use burn::tensor::{Tensor, assert_shape};
+use burn::tensor::{Device, Tensor, assert_shape};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, Images, MaskSpec, PatchMaskSpec, config};
@@ -30,7 +30,7 @@ use unimo_core::average;
 use unimo_core::init::Init;
 use unimo_core::kernels;
 use unimo_core::layers::{Activation, Linear};
-use unimo_encoders::backbone::BackboneConfig;
+use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::features::Pictures;
 
 use super::mlm::masks_patches;
@@ -360,6 +360,44 @@ impl Mim {
         }
     }
 
+    /// What each patch is to become, hidden or not, where that is no code; `None` without the teacher that the targets are of.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[B, N, Y]`
+    pub fn values(
+        &self,
+        images: &Images,
+        teacher: Option<&Backbone>,
+        device: &Device,
+    ) -> Option<Tensor<3>> {
+        let pixels = Pictures::of_pixels(images, &images.pixels, device);
+        let values = match self.config.target {
+            Target::Codes => return None,
+            Target::Pixels => {
+                let Pictures::Pixels(pixels) = pixels else {
+                    unreachable!("invariant: these are pixels");
+                };
+                patches(pixels, self.patch_size)
+            }
+            Target::Teacher => {
+                let features = teacher?.encode_pictures(&pixels, None, 0);
+                let states = features.states.last()?.clone();
+                let [rows, _, width] = states.dims();
+                let (first, side) = (self.class_tokens, self.patch_size);
+                let patches = (images.height / side) * (images.width / side);
+                states.slice([0..rows, first..first + patches, 0..width])
+            }
+        };
+        let values = single_precision(values.detach());
+        let [rows, patches, numbers] = values.dims();
+        if !self.config.normalised {
+            return Some(values);
+        }
+        let scaled = normed(values.reshape([rows * patches, numbers]));
+        Some(scaled.reshape([rows, patches, numbers]))
+    }
+
     /// What the hidden patches are to become, without a gradient.
     ///
     /// # Shapes
@@ -463,6 +501,22 @@ impl Objective for Mim {
             .distance
             .of(predictions.clone(), targets.clone());
         spreads(Outcome::new(loss), &predictions, &targets)
+    }
+
+    /// The prediction of each hidden patch, or the logits of its codes.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[M, Y]`
+    fn predict(&self, context: &Context<'_>, fused: &[Fused]) -> Option<Tensor<2>> {
+        let (_, fused) = Fused::only(fused);
+        let states = fused.image();
+        let [rows, length, _] = states.dims();
+        let hidden = context.hidden_patches();
+        let at = hidden_positions(hidden, (rows, length), self.fused_class_tokens);
+        let at = ints(at, &states.device());
+        let predictions = self.forward(at_positions(states, &at));
+        Some(single_precision(predictions))
     }
 
     fn adopt(&mut self) {

@@ -14,6 +14,7 @@ pub(crate) mod gates;
 pub mod grad_cam;
 pub mod key_words;
 pub mod losses;
+pub mod patches;
 pub mod plan;
 pub mod prompts;
 pub mod registry;
@@ -38,6 +39,7 @@ use crate::evaluators::captions::Captions;
 use crate::evaluators::grad_cam::GradCam;
 use crate::evaluators::key_words::KeyWords;
 use crate::evaluators::losses::Losses;
+use crate::evaluators::patches::Patches;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::Retrieval;
 use crate::evaluators::stories::Stories;
@@ -157,6 +159,11 @@ pub fn open(
         && let Some(words) = KeyWords::open(config, recipe, held_out, say)?
     {
         all.push(Box::new(words));
+    }
+    if let Some(config) = &recipe.eval.patches
+        && let Some(patches) = Patches::open(config, recipe, held_out, say)?
+    {
+        all.push(Box::new(patches));
     }
     if let Some(config) = &recipe.eval.grad_cam {
         all.push(Box::new(GradCam::open(config, recipe, held_out)?));
@@ -320,6 +327,9 @@ fn select_wrong(recipe: &Recipe) -> Option<ConfigError> {
     }
     if eval.key_words.is_some() {
         names.push("key_words.average_precision".to_owned());
+    }
+    if let (Some(_), Some(mim)) = (&eval.patches, &recipe.objectives.mim) {
+        names.push(format!("{}.{}", patches::NAME, patches::number(mim.target)));
     }
     if eval.grad_cam.is_some() {
         names.extend(grad_cam::NAMES.map(|name| format!("{}.{name}", grad_cam::NAME)));

@@ -60,6 +60,9 @@ pub struct EvalConfig {
     /// Words of held-out captions from the image alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_words: Option<KeyWordsConfig>,
+    /// Hidden patches of held-out images, filled in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patches: Option<PatchesConfig>,
     /// What the matching score of an expression looks at: weakly supervised grounding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grad_cam: Option<GradCamConfig>,
@@ -134,6 +137,7 @@ impl Default for EvalConfig {
             captions: None,
             losses: None,
             key_words: None,
+            patches: None,
             grad_cam: None,
             bitext: None,
             base_to_novel: None,
@@ -233,6 +237,25 @@ pub struct KeyWordsConfig {
     pub words: Vec<String>,
     /// Number of images; 0: all that `eval.limit` leaves.
     pub limit: usize,
+}
+
+/// `[eval.patches]`: how well hidden patches of held-out images are filled in, with pictures for the report. It needs `[objectives.mim]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PatchesConfig {
+    /// Number of images; 0: all that `eval.limit` leaves.
+    pub limit: usize,
+    /// Number of images that the report shows.
+    pub shown: usize,
+}
+
+impl Default for PatchesConfig {
+    fn default() -> Self {
+        Self {
+            limit: 256,
+            shown: 12,
+        }
+    }
 }
 
 /// `[eval.grad_cam]`: where the matching score of a held-out expression comes from, against the box that it refers to (ALBEF). It needs

@@ -74,7 +74,9 @@ impl Measured {
                 train_only: true,
                 ..Options::default()
             };
-            let seconds = training::try_out(&recipe, &run, STEPS, &options)?;
+            let tried = training::try_out(&recipe, &run, STEPS, &options)?;
+            let seconds = tried.iter().flat_map(|stage| &stage.seconds);
+            let seconds = seconds.fold(0f64, |slowest, seconds| slowest.max(*seconds));
             let peak = host_peak().ok_or_else(|| {
                 TrainError::Check(
                     "--memory needs the largest size that this process had, which this system does not tell; Linux does".to_owned(),
