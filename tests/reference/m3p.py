@@ -10,6 +10,7 @@ first sample hides words, the others regions, and one pass gives:
 - the classes of hidden regions, and their features as the detector gave them
 - of clean pairs, a score for each text with each image: binary cross-entropy of each candidate, and cross-entropy over them, in both
   directions; the batch's three texts and images are the candidates
+- of the same scores UC2's triplet loss of probabilities, with both wrong candidates of each
 """
 import pathlib
 import sys
@@ -75,10 +76,13 @@ def main():
     true = torch.arange(3)
     binary = F.binary_cross_entropy_with_logits(scores, torch.eye(3, dtype=torch.float64))
     over_all = (F.cross_entropy(scores, true) + F.cross_entropy(scores.T, true)) / 2
+    own = scores.sigmoid()
+    wrong = ~torch.eye(3, dtype=torch.bool)
+    triplet = sum(F.relu(0.2 + s - s.diagonal()[:, None])[wrong].mean() for s in (own, own.T)) / 2
 
-    outputs = {"words": words, "classes_loss": classes, "features_error": features, "binary": binary, "over_all": over_all}
-    total = words + classes + 0.5 * features + binary + over_all
-    write(out / "step.safetensors", w | given | whole, outputs, {"": total}, scalar="words + classes + features / 2 + binary + over_all")
+    outputs = {"words": words, "classes_loss": classes, "features_error": features, "binary": binary, "over_all": over_all, "triplet": triplet}
+    total = words + classes + 0.5 * features + binary + over_all + triplet
+    write(out / "step.safetensors", w | given | whole, outputs, {"": total}, scalar="words + classes + features / 2 + binary + over_all + triplet")
 
 
 if __name__ == "__main__":

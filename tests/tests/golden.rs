@@ -195,7 +195,9 @@ fn changes(name: &str) -> Vec<&'static str> {
         "mvp-base" | "albef-base" | "mamo-base" | "simla-base" | "dimbert-base" | "sugar-base" => {
             set.push("model.text.pad_id=1");
         }
-        "uc2-base" | "m3p-base" => set.extend(["model.text.pad_id=1", "data.scenes.language=both"]),
+        "uc2-base" | "uc2-retrieval-base" | "m3p-base" => {
+            set.extend(["model.text.pad_id=1", "data.scenes.language=both"])
+        }
         _ => {}
     }
     if family == "dimbert" {

@@ -256,6 +256,7 @@ const M3P: &[&str] = &[
     "objectives.regions.features.weight=0.5",
     "objectives.ranking.negatives=2",
     "objectives.ranking.cross_entropy=1.0",
+    "objectives.ranking.triplet=1.0",
 ];
 
 #[test]
@@ -287,7 +288,7 @@ fn words_classes_features_and_ranks_equal_the_reference() {
         "{regions} {expected}"
     );
     let ranking = loss(&step, "ranking").clone().into_scalar::<f32>();
-    let expected = of("binary") + of("over_all");
+    let expected = of("binary") + of("over_all") + of("triplet");
     assert!(
         f64::from((ranking - expected).abs()) < fixture::OUTPUTS * f64::from(expected),
         "{ranking} {expected}"

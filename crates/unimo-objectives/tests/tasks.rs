@@ -183,6 +183,8 @@ fn ranking(negatives: usize) -> ObjectivesConfig {
             images: false,
             cross_entropy: 1.0,
             binary: 0.0,
+            triplet: 0.0,
+            margin: None,
         }),
         ..ObjectivesConfig::default()
     }

@@ -406,6 +406,8 @@ fn pair(model: BackboneConfig) -> NetworkConfig {
             images: false,
             cross_entropy: 1.0,
             binary: 0.0,
+            triplet: 0.0,
+            margin: None,
         }),
         ..ObjectivesConfig::default()
     };

@@ -102,6 +102,7 @@ built_in![
     "simla-base",
     "uc2-tiny",
     "uc2-base",
+    "uc2-retrieval-base",
     "m3p-tiny",
     "m3p-base",
     "dimbert-tiny",

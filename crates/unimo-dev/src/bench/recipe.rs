@@ -65,7 +65,9 @@ pub fn run(args: &RecipeArgs) -> Result<Vec<Value>, TrainError> {
     };
     let steps = args.warmup + args.steps;
     let tried = training::try_out(&recipe, &folder.path().join("run"), steps, &options)?;
-    let lines = tried.iter().map(|stage| line(args, &recipe, stage, threads));
+    let lines = tried
+        .iter()
+        .map(|stage| line(args, &recipe, stage, threads));
     Ok(lines.collect())
 }
 

@@ -14,12 +14,15 @@
 //! the true one, beside or in the place of that over all. Its wrong candidates come from all of the training set; here they are of the batch,
 //! so that nothing is loaded for them. It takes a step for each direction; here both are in one, and the loss is their mean.
 //!
+//! UC2 (Zhou et al. 2021) fine-tunes with one wrong image and one wrong text, whose probabilities must be lower than the true one's by a margin:
+//! `triplet`.
+//!
 //! The score starts as the matching head's logit of "yes" where a checkpoint has such a head and none for ranking.
 //!
 //! Shape legend: `N` images, `P` pairs, `K` texts of an image, `D` width of the cross-modal encoder.
 
 use burn::module::Module;
-use burn::tensor::activation::relu;
+use burn::tensor::activation::{relu, sigmoid};
 use burn::tensor::{Bool, Tensor, TensorData, assert_shape};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -62,7 +65,17 @@ pub struct RankingConfig {
     /// Factor of the mean binary cross-entropy of each candidate; 0: it is left out. 1 in M3P, whose commands leave out the other.
     #[serde(default, skip_serializing_if = "config::is_zero")]
     pub binary: f64,
+    /// Factor of the mean over wrong candidates of `max(0, margin + sigmoid(wrong) - sigmoid(true))`; 0: it is left out. 1 in UC2's fine-tuning, with one
+    /// wrong candidate of each kind and without the others.
+    #[serde(default, skip_serializing_if = "config::is_zero")]
+    pub triplet: f64,
+    /// How much higher the true candidate's probability must be before `triplet` leaves it alone; absent: 0.2, as in UC2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
 }
+
+/// UC2's margin.
+const MARGIN: f64 = 0.2;
 
 fn is_one(value: &f64) -> bool {
     *value == 1.0
@@ -98,16 +111,28 @@ impl Settings for RankingConfig {
         for (key, value) in [
             ("cross_entropy", self.cross_entropy),
             ("binary", self.binary),
+            ("triplet", self.triplet),
         ] {
             let allowed = value >= 0.0 && value.is_finite();
             ConfigError::unless(allowed, key, value, "must be a finite number of at least 0")?;
         }
         ConfigError::unless(
-            self.cross_entropy > 0.0 || self.binary > 0.0,
+            self.cross_entropy > 0.0 || self.binary > 0.0 || self.triplet > 0.0,
             "cross_entropy",
             self.cross_entropy,
-            "must be above 0 without binary, or there is no loss",
-        )
+            "must be above 0 without binary and triplet, or there is no loss",
+        )?;
+        let Some(margin) = self.margin else {
+            return Ok(());
+        };
+        ConfigError::unless(
+            self.triplet > 0.0,
+            "margin",
+            margin,
+            "must be absent without triplet, which alone has a margin",
+        )?;
+        // Probabilities differ by 1 at most.
+        config::open_share("margin", margin)
     }
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
@@ -273,11 +298,23 @@ impl Ranking {
             let each = relu(scores.clone()) - scores * right + size.exp().log1p();
             scaled(each.mean(), self.config.binary)
         });
-        let loss = match (over_all, of_each) {
-            (Some(a), Some(b)) => a + b,
-            (Some(one), None) | (None, Some(one)) => one,
-            (None, None) => unreachable!("invariant: validation finds a loss"),
-        };
+        let against = (self.config.triplet > 0.0).then(|| {
+            let (mut wrong, mut own) = (Vec::new(), Vec::new());
+            for (first, count) in firsts.iter().zip(&counts) {
+                for at in 1..*count {
+                    wrong.push((first + at) as i32);
+                    own.push(*first as i32);
+                }
+            }
+            let scores = sigmoid(scores.clone());
+            let [wrong, own] =
+                [wrong, own].map(|rows| scores.clone().select(0, ints(rows, &device)));
+            let margin = self.config.margin.unwrap_or(MARGIN);
+            scaled(relu(wrong - own + margin).mean(), self.config.triplet)
+        });
+        let losses = [over_all, of_each, against].into_iter().flatten();
+        let loss = losses.reduce(|sum, loss| sum + loss);
+        let loss = loss.expect("invariant: validation finds a loss");
         let wrong = Tensor::<1>::from_floats([(pairs.len() - images) as f32], &device);
         Outcome::with_accuracy(loss, correct, images).and_metric("negatives", wrong, images)
     }

@@ -73,7 +73,10 @@ mod tests {
             ..RunFolder::default()
         };
         let section = patches(Path::new("nowhere"), &mut folder).unwrap();
-        assert!(section.lead.contains("64 held-out images at step 1,200") && section.lead.ends_with("So it is."));
+        assert!(
+            section.lead.contains("64 held-out images at step 1,200")
+                && section.lead.ends_with("So it is.")
+        );
         let html = section.to_html().into_string();
         assert!(html.contains("a &lt;red&gt; circle"), "{html}");
         assert!(folder.problems[0].contains("patches/0-2.png"));

@@ -114,7 +114,9 @@ impl Sums {
             return Some((self.right as f64 / count, most as f64 / count));
         }
         let spread = self.targets.iter();
-        let spread: f64 = spread.map(|(sum, squares)| squares - sum * sum / count).sum();
+        let spread: f64 = spread
+            .map(|(sum, squares)| squares - sum * sum / count)
+            .sum();
         (spread > 0.0).then_some((1.0 - self.wrong / spread, 0.0))
     }
 }

@@ -65,7 +65,9 @@ impl Shown {
         RgbImage::from_fn(side, side, |x, y| {
             let at = (y * side + x) as usize;
             let plane = self.side * self.side;
-            Rgb(std::array::from_fn(|channel| self.levels[channel * plane + at]))
+            Rgb(std::array::from_fn(|channel| {
+                self.levels[channel * plane + at]
+            }))
         })
     }
 
@@ -110,7 +112,10 @@ impl Shown {
         let pixels = (0..Images::CHANNELS).flat_map(|channel| {
             (0..size).flat_map(move |y| {
                 let first = channel * plane + (top + y) * self.side + left;
-                self.levels[first..first + size].iter().copied().map(f32::from)
+                self.levels[first..first + size]
+                    .iter()
+                    .copied()
+                    .map(f32::from)
             })
         });
         let count = (Images::CHANNELS * size * size) as f32;
@@ -153,12 +158,8 @@ impl Filling<'_> {
     /// The pictures of an image, each with what it is.
     pub fn pictures(&self, image: &Shown) -> Vec<(&'static str, RgbImage)> {
         let grey = |place: usize| image.hidden[place].then(|| image.plain(GREY));
-        let mut all = vec![
-            ("image", image.image()),
-            ("hidden", image.redrawn(grey)),
-        ];
-        let predicted =
-            |place: usize| image.number(place).and_then(|at| image.predicted.get(at));
+        let mut all = vec![("image", image.image()), ("hidden", image.redrawn(grey))];
+        let predicted = |place: usize| image.number(place).and_then(|at| image.predicted.get(at));
         match self {
             Self::Pixels { normalised } => {
                 let filled = image.redrawn(|place| {
@@ -195,7 +196,9 @@ impl Filling<'_> {
         let factor = LARGE.div_ceil(image.side.max(1)).max(1) as u32;
         let enlarged = all.into_iter().map(|(what, picture)| {
             let (width, height) = (picture.width() * factor, picture.height() * factor);
-            let large = RgbImage::from_fn(width, height, |x, y| *picture.get_pixel(x / factor, y / factor));
+            let large = RgbImage::from_fn(width, height, |x, y| {
+                *picture.get_pixel(x / factor, y / factor)
+            });
             (what, large)
         });
         enlarged.collect()
@@ -218,7 +221,9 @@ impl Colours {
         let count = rows.len().max(1) as f32;
         let mut mean = vec![0f32; numbers];
         for row in rows {
-            mean.iter_mut().zip(*row).for_each(|(mean, own)| *mean += own / count);
+            mean.iter_mut()
+                .zip(*row)
+                .for_each(|(mean, own)| *mean += own / count);
         }
         let mut directions: Vec<Vec<f32>> = Vec::new();
         for component in 0..Images::CHANNELS.min(numbers) {
@@ -236,7 +241,9 @@ impl Colours {
                 }
                 for known in &directions {
                     let along: f32 = next.iter().zip(known).map(|(a, b)| a * b).sum();
-                    next.iter_mut().zip(known).for_each(|(a, b)| *a -= along * b);
+                    next.iter_mut()
+                        .zip(known)
+                        .for_each(|(a, b)| *a -= along * b);
                 }
                 let length = next.iter().map(|a| a * a).sum::<f32>().sqrt();
                 if length <= f32::MIN_POSITIVE {
@@ -278,7 +285,8 @@ impl Colours {
 /// How far a row lies from the mean along a direction.
 fn along(row: &[f32], mean: &[f32], direction: &[f32]) -> f32 {
     let all = row.iter().zip(mean).zip(direction);
-    all.map(|((own, mean), direction)| (own - mean) * direction).sum()
+    all.map(|((own, mean), direction)| (own - mean) * direction)
+        .sum()
 }
 
 #[cfg(test)]
@@ -314,7 +322,11 @@ mod tests {
         let mut image = shown();
         for place in [1, 3] {
             let (mean, deviation) = image.scale(place);
-            let first = if place == 1 { [10, 30, 10, 10] } else { [200, 240, 200, 200] };
+            let first = if place == 1 {
+                [10, 30, 10, 10]
+            } else {
+                [200, 240, 200, 200]
+            };
             let values = first.iter().flat_map(|level| {
                 let value = (*level as f32 - mean) / deviation;
                 [value; Images::CHANNELS]
@@ -327,7 +339,11 @@ mod tests {
         assert_eq!(*hidden.get_pixel(3, 0), GREY);
         assert_eq!(*hidden.get_pixel(2, 3), GREY);
         assert_eq!(hidden.get_pixel(1, 0), whole.get_pixel(1, 0));
-        assert!(pictures.iter().all(|(_, large)| large.width() as usize >= LARGE));
+        assert!(
+            pictures
+                .iter()
+                .all(|(_, large)| large.width() as usize >= LARGE)
+        );
     }
 
     #[test]
