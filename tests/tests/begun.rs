@@ -474,11 +474,7 @@ fn a_recipe_that_was_edited_is_told_where_the_run_is_compared() {
     let list = write_list(&folder.path().join("data"));
     let run = folder.path().join("run");
     begin("unimo3-tiny", &list, &run);
-    let notes = || {
-        compare(std::slice::from_ref(&run)).unwrap().runs[0]
-            .notes
-            .clone()
-    };
+    let notes = || compare(std::slice::from_ref(&run)).unwrap().notes;
     assert!(notes().iter().all(|note| !note.contains("edited")));
     let path = run.join("recipe.toml");
     let text = fs::read_to_string(&path).unwrap();

@@ -115,7 +115,7 @@ mod tests {
             &recipe.data,
             unimo_data::open(&recipe.data).unwrap(),
             Arc::new(TextTokenizer::load(&words, true).unwrap()),
-            Arc::new(SkipList::default()),
+            Arc::new(SkipList::in_memory(1.0)),
             Batches { size: 2, seed: 0 },
         )
     }

@@ -295,7 +295,7 @@ impl Ranking {
             let right = Tensor::<1>::from_floats(right.as_slice(), &device);
             // -log sigmoid(s) of the true ones and -log sigmoid(-s) of the others, where exp does not overflow.
             let size = scores.clone().abs().neg();
-            let each = relu(scores.clone()) - scores * right + size.exp().log1p();
+            let each = relu(scores.clone()) - scores.clone() * right + size.exp().log1p();
             scaled(each.mean(), self.config.binary)
         });
         let against = (self.config.triplet > 0.0).then(|| {
