@@ -6,8 +6,10 @@ use image::{Rgb, RgbImage};
 use unimo_batch::Images;
 use unimo_data::images::codes::Codebook;
 
-/// What a hidden patch is drawn as.
-const GREY: Rgb<u8> = Rgb([128, 128, 128]);
+/// A hidden patch is hatched, which no image is by itself: the colours of the ground and of the lines, and the pixels from line to line.
+const GROUND: Rgb<u8> = Rgb([235, 235, 235]);
+const LINE: Rgb<u8> = Rgb([110, 110, 110]);
+const LINES: usize = 4;
 
 /// Pixels along an image that are large enough to look at: smaller images are enlarged by a whole factor.
 const LARGE: usize = 160;
@@ -97,6 +99,19 @@ impl Shown {
         colour.0.repeat(size * size)
     }
 
+    fn hatched(&self) -> Vec<u8> {
+        let size = self.patch_size();
+        let pixels = (0..size * size).flat_map(|at| {
+            let along = at % size + at / size;
+            if along.is_multiple_of(LINES) {
+                LINE.0
+            } else {
+                GROUND.0
+            }
+        });
+        pixels.collect()
+    }
+
     /// The number of each hidden patch among those that are hidden.
     fn number(&self, place: usize) -> Option<usize> {
         let before = self.hidden[..place].iter().filter(|hidden| **hidden);
@@ -157,8 +172,8 @@ impl Filling<'_> {
 
     /// The pictures of an image, each with what it is.
     pub fn pictures(&self, image: &Shown) -> Vec<(&'static str, RgbImage)> {
-        let grey = |place: usize| image.hidden[place].then(|| image.plain(GREY));
-        let mut all = vec![("image", image.image()), ("hidden", image.redrawn(grey))];
+        let hatched = |place: usize| image.hidden[place].then(|| image.hatched());
+        let mut all = vec![("image", image.image()), ("hidden", image.redrawn(hatched))];
         let predicted = |place: usize| image.number(place).and_then(|at| image.predicted.get(at));
         match self {
             Self::Pixels { normalised } => {
@@ -336,8 +351,8 @@ mod tests {
         let pictures = Filling::Pixels { normalised: true }.pictures(&image);
         let (whole, hidden) = (small(&pictures, "image"), small(&pictures, "hidden"));
         assert_eq!(small(&pictures, "filled in"), whole);
-        assert_eq!(*hidden.get_pixel(3, 0), GREY);
-        assert_eq!(*hidden.get_pixel(2, 3), GREY);
+        assert_eq!(*hidden.get_pixel(3, 0), GROUND);
+        assert_eq!(*hidden.get_pixel(2, 2), LINE);
         assert_eq!(hidden.get_pixel(1, 0), whole.get_pixel(1, 0));
         assert!(
             pictures
