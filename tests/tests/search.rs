@@ -347,3 +347,42 @@ fn an_export_reads_the_index_of_its_run() {
         assert_eq!(digest(&run, what), digest(&export, what), "{what:?}");
     }
 }
+
+/// A byte of an index that a disk has changed is noticed when its row is read, and a name when the file is opened.
+#[test]
+fn a_changed_byte_of_an_index_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.safetensors");
+    let part = Part {
+        what: What::Images,
+        rows: Embedded {
+            ids: ["first", "second", "third"].map(str::to_owned).to_vec(),
+            width: 2,
+            values: vec![1.0, 0.0, 0.0, 1.0, 0.6, 0.8],
+            skipped: Vec::new(),
+        },
+        model: "m".to_owned(),
+        data: "3 d".to_owned(),
+        cells: None,
+    };
+    write(&path, &[part]).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let at = |part: &[u8]| {
+        let mut windows = whole.windows(part.len());
+        windows.position(|bytes| bytes == part).unwrap()
+    };
+    let value = at(&0.6f32.to_le_bytes());
+    let name = at(b"second");
+    for (at, says) in [
+        (value, "row 3 is not what was written"),
+        (name, "is damaged"),
+    ] {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        std::fs::write(&path, &damaged).unwrap();
+        let found = Saved::open(&path, What::Images, "m", "a run")
+            .and_then(|mut saved| saved.nearest(vec![&[0.0, 1.0]], 2));
+        let error = found.err().unwrap().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}

@@ -61,9 +61,18 @@ impl ConfigError {
     }
 }
 
-/// `Err` unless `value` is positive.
+/// The largest size of anything that is computed with: the bytes of a matrix of this many rows and columns can be counted.
+pub const LARGEST_SIZE: usize = 1 << 24;
+
+/// `Err` unless `value` is positive and at most [`LARGEST_SIZE`].
 pub fn positive(key: &str, value: usize) -> Result<(), ConfigError> {
-    ConfigError::unless(value > 0, key, value, "must be at least 1")
+    ConfigError::unless(value > 0, key, value, "must be at least 1")?;
+    ConfigError::unless(
+        value <= LARGEST_SIZE,
+        key,
+        value,
+        format_args!("must be at most {LARGEST_SIZE}"),
+    )
 }
 
 /// `Err` unless `width` is a positive multiple of `heads`.
@@ -93,13 +102,19 @@ pub fn open_share(key: &str, value: f64) -> Result<(), ConfigError> {
     )
 }
 
-/// `Err` unless `value` is finite and above 0.
+/// `Err` unless `value` is finite and above 0, as an f32, too: models are computed in it.
 pub fn above_zero(key: &str, value: f64) -> Result<(), ConfigError> {
     ConfigError::unless(
         value.is_finite() && value > 0.0,
         key,
         value,
         "must be a finite number above 0",
+    )?;
+    ConfigError::unless(
+        (value as f32).is_finite() && value as f32 > 0.0,
+        key,
+        format_args!("{value:e}"),
+        "must be a number of 32 bits: from 1e-45 to 3e38",
     )
 }
 
@@ -122,5 +137,9 @@ mod tests {
         assert!(probability("dropout", 1.0).is_err());
         assert!(probability("dropout", f64::NAN).is_err());
         assert!(above_zero("lr", f64::INFINITY).is_err());
+        // What is 0 or infinite where it is used is refused, too.
+        assert!(above_zero("lr", 1e300).is_err() && above_zero("eps", 1e-300).is_err());
+        assert!(above_zero("eps", 1e-12).is_ok());
+        assert!(positive("width", usize::MAX).is_err() && positive("width", 1 << 20).is_ok());
     }
 }

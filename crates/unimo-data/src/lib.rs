@@ -14,6 +14,7 @@ mod threads;
 
 pub use config::{DataConfig, Decode, SourceKind, open, register};
 pub use error::{DataError, Place, ReadError, ReadKind, SampleError, panic_text, readable};
+pub use formats::json::read_json;
 pub use image;
 pub use images::codes::Codebook;
 pub use images::patches::{PatchMask, PatchMasker};

@@ -12,7 +12,7 @@ use unimo_core::parameters::{self, Handle};
 
 use crate::import::{invert, shape_there};
 use crate::names::{Conversion, Names};
-use crate::weights::{Dtype, write_safetensors};
+use crate::weights::{Dtype, write_noted_safetensors};
 
 /// A tensor for the file; its values are fetched when it is written.
 pub struct Exported {
@@ -136,7 +136,7 @@ pub fn out_of_range(tensors: &[Exported]) -> Option<(&str, f32)> {
     })
 }
 
-/// Writes a safetensors file as Hugging Face does.
+/// Writes a safetensors file as Hugging Face does, with checksums in its notes.
 ///
 /// # Errors
 ///
@@ -144,7 +144,7 @@ pub fn out_of_range(tensors: &[Exported]) -> Option<(&str, f32)> {
 pub fn write(out: &mut dyn Write, tensors: &[Exported]) -> io::Result<()> {
     let notes = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     let named = tensors.iter().map(|tensor| (&tensor.name, tensor));
-    write_safetensors(out, named.collect(), &notes)
+    write_noted_safetensors(out, named.collect(), &notes)
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -51,6 +51,7 @@ use unimo_core::mask::{Hidden, PaddingMask, PairMask};
 use self::shared::SharedLayer;
 use crate::managers::{Manager, ManagerConfig, ManagerMemory};
 use crate::output::{FusionOutput, Keep, LayerAttention, LayerGates, StreamAttention};
+use crate::sizes;
 
 /// Which states of the other stream the cross-layer attention reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -190,13 +191,14 @@ impl FusionConfig {
     pub fn validate(&self, encoder_layers: usize) -> Result<(), ConfigError> {
         config::heads_divide(self.width, self.heads)?;
         config::positive("layers", self.layers)?;
+        sizes::layers(self.layers)?;
         config::positive("pictures", self.pictures)?;
         config::positive("feed_forward", self.feed_forward)?;
         config::above_zero("layer_norm_eps", self.layer_norm_eps)?;
         config::probability("dropout", self.dropout)?;
         config::probability("drop_path", self.drop_path)?;
         ConfigError::unless(
-            self.gate_beta.is_finite(),
+            (self.gate_beta as f32).is_finite(),
             "gate_beta",
             self.gate_beta,
             "must be finite",

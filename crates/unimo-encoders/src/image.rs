@@ -14,6 +14,8 @@ use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear};
 use unimo_core::mask::PaddingMask;
 
+use crate::sizes;
+
 /// An image encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,6 +68,7 @@ impl ImageEncoderConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.block().validate()?;
         config::positive("image_size", self.image_size)?;
+        sizes::layers(self.layers)?;
         config::positive("patch_size", self.patch_size)?;
         ConfigError::unless(
             self.image_size.is_multiple_of(self.patch_size),

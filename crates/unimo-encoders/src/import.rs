@@ -177,7 +177,7 @@ fn grouped(names: &[String]) -> Vec<String> {
 /// # Errors
 ///
 /// The checkpoint cannot be read, lacks a parameter, has one of another shape, or holds unknown tensors. The message
-/// lists all of them.
+/// lists all of them. A value that is read is NaN or infinite.
 pub fn import<M: Module>(
     module: M,
     weights: &mut Weights,
@@ -254,6 +254,16 @@ pub fn import<M: Module>(
         match weights.bytes(&target.name) {
             Ok((dtype, bytes)) => {
                 let values = decode(dtype, bytes, stored, shape, target.conversion);
+                let wrong = values.iter().filter(|value| !value.is_finite()).count();
+                if wrong > 0 {
+                    let reason = format!(
+                        "`{}` holds {wrong} values of {} that are NaN or infinite: nothing can be computed with it",
+                        target.name,
+                        values.len()
+                    );
+                    failed = Some(WeightsError::content(weights.path(), reason));
+                    return None;
+                }
                 Some(TensorData::new(values, shape.to_vec()))
             }
             Err(error) => {

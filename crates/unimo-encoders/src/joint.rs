@@ -42,6 +42,7 @@ use crate::joint::interleaved::InterleavedConfig;
 use crate::joint::split::{Before, SplitConfig};
 use crate::output::{FusionOutput, Grounded};
 use crate::quantiser::{Quantised, Quantiser, QuantiserConfig};
+use crate::sizes;
 
 /// `[model.joint]`. Its width equals that of both uni-modal encoders.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,6 +86,7 @@ impl JointConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.block().validate()?;
         config::positive("layers", self.layers)?;
+        sizes::layers(self.layers)?;
         self.check_split()?;
         if let Some(interleaved) = &self.interleaved {
             interleaved

@@ -55,6 +55,7 @@ pub mod region;
 pub mod registry;
 pub mod representation;
 mod rows;
+mod sizes;
 pub mod text;
 pub mod weights;
 

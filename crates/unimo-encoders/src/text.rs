@@ -17,6 +17,8 @@ use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm};
 use unimo_core::mask::{Hidden, PaddingMask, PairMask};
 
+use crate::sizes;
+
 /// How positions are numbered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -95,7 +97,9 @@ impl TextEncoderConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.block().validate()?;
         config::positive("vocab_size", self.vocab_size)?;
+        sizes::layers(self.layers)?;
         config::positive("token_types", self.token_types)?;
+        config::positive("max_positions", self.max_positions)?;
         if self.tower == TextTower::Clip {
             ConfigError::unless(
                 self.token_types == 1,

@@ -41,6 +41,7 @@ pub mod loss_scale;
 pub mod memory;
 pub mod model;
 pub mod names;
+mod numbers;
 pub mod observers;
 mod opened;
 pub mod optimizer;

@@ -11,7 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::DataError;
-use crate::formats::encoding::{BUFFER, UTF16, is_utf16};
+use crate::formats::distinct;
+use crate::formats::encoding::{BUFFER, UTF16, is_utf16, text_of};
 use crate::formats::mended::mended;
 use crate::store::open_regular;
 
@@ -130,6 +131,52 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     }
 }
 
+/// As [`parse`], and the first key that an object of it has twice with different values, of which the last counts.
+///
+/// # Errors
+///
+/// As for [`parse`].
+pub(crate) fn parse_noting(bytes: &[u8]) -> Result<(Value, Option<String>), String> {
+    let mut twice = None;
+    let error = match distinct::read(bytes, &mut twice) {
+        Ok(value) => return Ok((value, twice)),
+        Err(error) => error,
+    };
+    let Some(mended) = mended(bytes) else {
+        return Err(reason(bytes, &error));
+    };
+    twice = None;
+    let read = distinct::read(&mended, &mut twice).map_err(|error| reason(&mended, &error))?;
+    Ok((read, twice))
+}
+
+/// As [`parse`], where no object of it has a key twice.
+///
+/// # Errors
+///
+/// As for [`parse`], or such a key.
+pub(crate) fn parse_distinct(bytes: &[u8]) -> Result<Value, String> {
+    match parse_noting(bytes)? {
+        (value, None) => Ok(value),
+        (_, Some(key)) => Err(has_twice(&key)),
+    }
+}
+
+/// Reads a JSON file that another program has written: with or without a byte order mark, with Python's extensions of JSON
+/// (NaN is null), no key twice in an object with different values.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn read_json(bytes: &[u8]) -> Result<Value, String> {
+    parse_distinct(text_of(bytes)?.as_bytes())
+}
+
+/// Why an object with such a key is not used.
+pub(crate) fn has_twice(key: &str) -> String {
+    format!("the key `{key}` is there twice with different values, and nothing says which is meant")
+}
+
 /// What is wrong with an element, with the text where the error was noticed.
 fn reason(bytes: &[u8], error: &serde_json::Error) -> String {
     const SHOWN: usize = 24;
@@ -205,7 +252,14 @@ fn each_element<R: BufRead>(
                     other => return Err(scan.unexpected("a colon", other)),
                 }
                 let array = scan.peek()? == Some(b'[');
-                if array && (wanted.contains(&key.as_str()) || wanted == [EVERY]) {
+                let is_wanted = wanted.contains(&key.as_str()) || wanted == [EVERY];
+                // Who looks at every array only wants to know what the file is.
+                if array && is_wanted && wanted != [EVERY] && found.contains(&key) {
+                    return Err(Broken::Form(format!(
+                        "the array `{key}` is there twice, and nothing says which is meant"
+                    )));
+                }
+                if array && is_wanted {
                     scan.array(&key, give)?;
                 } else if wanted.contains(&MEMBERS) && scan.peek()? == Some(b'{') {
                     members += 1;
@@ -527,6 +581,11 @@ mod tests {
             ("{\"a\" [1]}", "a", "no JSON"),
             ("{\"a\": [1], }", "a", "a key"),
             ("{\"a\": [1]", "a", "cut short"),
+            (
+                "{\"a\": [1], \"b\": [], \"a\": [2]}",
+                "a",
+                "`a` is there twice",
+            ),
         ] {
             let reason = elements(text, &[wanted], 100).unwrap_err();
             assert!(reason.contains(part), "{text}: {reason}");

@@ -44,6 +44,12 @@ pub(crate) fn layout_of(
         },
     };
     let named = Layout::new(format, quotes);
+    if format != ListFormat::Json && start.contains(&b'\r') && !start.contains(&b'\n') {
+        return Err(no_list(
+            path,
+            "whose lines end in carriage returns alone, as on old Macs, and are to end in line feeds",
+        ));
+    }
     if start.is_empty() || (named.is_json() && of_json(&start).is_some()) {
         return Ok(named);
     }
@@ -222,6 +228,12 @@ mod tests {
             ("a.jsonl", b"\x1f\x8b\x08", "gzip"),
             ("a.csv", b"PK\x03\x04", "Excel"),
             ("a.json", b"PAR1", "Parquet"),
+            ("a.csv", b"image,caption\r1.jpg,a\r", "carriage returns"),
+            (
+                "a.jsonl",
+                b"{\"image\": 1}\r{\"image\": 2}\r",
+                "carriage returns",
+            ),
         ] {
             let message = found(name, text).unwrap_err();
             assert!(

@@ -2,6 +2,7 @@
 //!
 //! Nothing here depends on samples and sources.
 
+pub(crate) mod distinct;
 pub(crate) mod encoding;
 pub(crate) mod json;
 pub(crate) mod layout;

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{DataError, Place, ReadError, SampleError};
 use crate::formats::encoding::{BUFFER, NOT_UTF8, UTF16, is_utf16};
-use crate::formats::json::{each_with_offset, parse};
+use crate::formats::json::{each_with_offset, has_twice, parse, parse_noting};
 use crate::store::disk::open_regular;
 use crate::store::patiently;
 
@@ -120,7 +120,34 @@ pub(crate) enum Item {
     Row(Span, Object),
 }
 
-/// Reads a list from the first line to the last.
+/// Rows of JSON that have a key twice with different values. The last counts, as in Python.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Repeated {
+    rows: u64,
+    /// Line and key of the first.
+    first: Option<(u32, String)>,
+}
+
+impl Repeated {
+    fn add(&mut self, line: u32, key: String) {
+        self.rows += 1;
+        self.first.get_or_insert((line, key));
+    }
+
+    /// One line about them; `None` if there are none. `name`: that of the list.
+    pub fn note(&self, name: &str) -> Option<String> {
+        let (line, key) = self.first.as_ref()?;
+        let rows = match self.rows {
+            1 => "1 row has".to_owned(),
+            rows => format!("{rows} rows have"),
+        };
+        Some(format!(
+            "{name}: {rows} a key twice with different values, of which the last counts; the first: line {line}, `{key}`"
+        ))
+    }
+}
+
+/// Reads a list from the first line to the last. Returns which rows have a key twice.
 ///
 /// # Errors
 ///
@@ -129,9 +156,11 @@ pub(crate) fn each_row(
     path: &Path,
     layout: Layout,
     give: &mut dyn FnMut(Item) -> Result<(), DataError>,
-) -> Result<(), DataError> {
+) -> Result<Repeated, DataError> {
+    let mut repeated = Repeated::default();
     if layout.format == ListFormat::Json {
-        return each_of_array(path, give);
+        each_of_array(path, give, &mut repeated)?;
+        return Ok(repeated);
     }
     let io = |error| DataError::file("read", path, error);
     let mut lines = Lines::new(BufReader::with_capacity(
@@ -140,12 +169,13 @@ pub(crate) fn each_row(
     ));
     if layout.is_json() {
         while let Some((span, row)) = lines.next_line().map_err(io)? {
-            give(Item::Row(span, row.and_then(|bytes| object(&bytes))))?;
+            let row = row.and_then(|bytes| object_noting(&bytes, span.line, &mut repeated));
+            give(Item::Row(span, row))?;
         }
-        return Ok(());
+        return Ok(repeated);
     }
     let Some((_, header)) = lines.next_record(layout).map_err(io)? else {
-        return Ok(());
+        return Ok(repeated);
     };
     let header = header.and_then(distinct);
     give(Item::Header(header.clone()))?;
@@ -153,7 +183,7 @@ pub(crate) fn each_row(
     while let Some((span, row)) = lines.next_record(layout).map_err(io)? {
         give(Item::Row(span, row.and_then(|cells| named(&header, cells))))?;
     }
-    Ok(())
+    Ok(repeated)
 }
 
 /// A header, each of whose names stands for one column. Columns without a name, which nothing can ask for, may be several.
@@ -174,6 +204,7 @@ fn distinct(header: Vec<String>) -> Result<Vec<String>, String> {
 fn each_of_array(
     path: &Path,
     give: &mut dyn FnMut(Item) -> Result<(), DataError>,
+    repeated: &mut Repeated,
 ) -> Result<(), DataError> {
     let mut stopped = Ok(());
     each_with_offset(path, &[""], &mut |_, at, bytes| {
@@ -186,7 +217,8 @@ fn each_of_array(
             length: bytes.as_ref().map_or(0, |bytes| bytes.len() as u32),
             line: u32::try_from(at.number).unwrap_or(u32::MAX),
         };
-        stopped = give(Item::Row(span, bytes.and_then(object)));
+        let row = bytes.and_then(|bytes| object_noting(bytes, span.line, repeated));
+        stopped = give(Item::Row(span, row));
     })?;
     stopped
 }
@@ -239,14 +271,37 @@ pub(crate) fn record<T: DeserializeOwned>(line: &[u8]) -> Result<Option<T>, Stri
 
 /// A row of JSON lines.
 pub(crate) fn object(bytes: &[u8]) -> Object {
+    object_noting(bytes, 0, &mut Repeated::default())
+}
+
+/// As [`object`], where no key is there twice with different values.
+///
+/// # Errors
+///
+/// As for [`object`], or the line's first such key.
+pub(crate) fn object_distinct(bytes: &[u8]) -> Object {
+    let mut repeated = Repeated::default();
+    let row = object_noting(bytes, 0, &mut repeated)?;
+    match repeated.first {
+        None => Ok(row),
+        Some((_, key)) => Err(has_twice(&key)),
+    }
+}
+
+/// As [`object`], which notes a key that is there twice.
+fn object_noting(bytes: &[u8], line: u32, repeated: &mut Repeated) -> Object {
     if bytes.trim_ascii().is_empty() {
         return Ok(None);
     }
     std::str::from_utf8(bytes).map_err(|_| NOT_UTF8.to_owned())?;
-    match parse(bytes)? {
-        Value::Object(row) => Ok(Some(row)),
-        _ => Err("not a JSON object".to_owned()),
+    let (value, twice) = parse_noting(bytes)?;
+    let Value::Object(row) = value else {
+        return Err("not a JSON object".to_owned());
+    };
+    if let Some(key) = twice {
+        repeated.add(line, key);
     }
+    Ok(Some(row))
 }
 
 /// Cells by their columns' names.

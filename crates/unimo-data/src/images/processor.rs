@@ -14,6 +14,7 @@ use image::RgbImage;
 use serde_json::{Value, json};
 
 use crate::error::DataError;
+use crate::formats::json::read_json;
 use crate::images::processor::hugging_face::hugging_face;
 use crate::images::processor::keys::Notes;
 use crate::images::processor::open_clip::open_clip;
@@ -272,13 +273,12 @@ fn read_file(
     family: Option<Family>,
     size: Option<usize>,
 ) -> Result<Option<Prepared>, DataError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| DataError::file("read", path, error))?;
+    let bytes = std::fs::read(path).map_err(|error| DataError::file("read", path, error))?;
     let wrong = |reason: String| DataError::Processor {
         path: path.to_owned(),
         reason,
     };
-    let json: Value = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+    let json = read_json(&bytes).map_err(wrong)?;
     let Value::Object(mut json) = json else {
         return Err(wrong("is no JSON object".to_owned()));
     };

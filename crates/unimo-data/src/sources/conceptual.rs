@@ -236,6 +236,19 @@ impl ConceptualPart {
         if let Some(header) = self.header {
             return Ok(header);
         }
+        // A title or a comment would be counted as a row, and all rows behind it would get the image of another.
+        if !names && !fits && self.image.is_some() {
+            return Err(DataError::config(
+                format!("{table}.header"),
+                format!(
+                    "absent beside {}, which has {} columns where `columns` has {}",
+                    found(),
+                    cells.len(),
+                    self.columns.len()
+                ),
+                "true where that record is none, false where it is a row, or as many `columns` as the file has",
+            ));
+        }
         let url = self
             .columns
             .iter()
@@ -799,6 +812,12 @@ mod tests {
                 "`data.conceptual.train.header`",
             ),
             ("http://a\tcat\n", "", "`data.conceptual.train.header`"),
+            // A comment, which would be counted as row 0.
+            (
+                "# of the web\ncat\thttp://a\n",
+                "",
+                "has 1 columns where `columns` has 2",
+            ),
             // Numbers after an open quote.
             (
                 "cat\thttp://a\n\"dog\thttp://b\nbird\thttp://c\n",

@@ -101,13 +101,6 @@ fn in_folder(folder: &Path) -> Result<Kind, DataError> {
             splits.map(|folder| folder.is_dir().then_some(folder)),
         ));
     }
-    let list = |folder: &Path| {
-        let lists = METADATA.map(|name| folder.join(name));
-        lists.into_iter().find(|list| list.is_file())
-    };
-    if let Some(list) = list(folder) {
-        return Ok(Kind::Pairs(list));
-    }
     let entries = |folder: &Path| -> Result<Vec<(String, PathBuf)>, DataError> {
         let entries = std::fs::read_dir(folder);
         let entries = entries.map_err(|error| DataError::file("list", folder, error))?;
@@ -121,6 +114,23 @@ fn in_folder(folder: &Path) -> Result<Kind, DataError> {
         }
         Ok(named)
     };
+    let list = |folder: &Path| -> Result<Option<PathBuf>, DataError> {
+        let is_list = |name: &str| METADATA.iter().any(|list| name.eq_ignore_ascii_case(list));
+        let mut lists = entries(folder)?;
+        lists.retain(|(name, path)| is_list(name) && path.is_file());
+        lists.sort();
+        match lists.as_slice() {
+            [] => Ok(None),
+            [(_, list)] => Ok(Some(list.clone())),
+            [(first, _), (second, _), ..] => Err(DataError::Manifest {
+                path: folder.to_owned(),
+                reason: format!("it holds {first} and {second}: give the one that is meant"),
+            }),
+        }
+    };
+    if let Some(list) = list(folder)? {
+        return Ok(Kind::Pairs(list));
+    }
     // Files lie beside each other, in folders named like splits, or, on the hub, in `data`.
     let mut files = entries(folder)?;
     for (name, path) in files.clone() {
@@ -141,7 +151,16 @@ fn in_folder(folder: &Path) -> Result<Kind, DataError> {
         return Ok(Kind::ParquetFolder);
     }
     let parts = ["train", "validation", "val", "test"].map(|part| folder.join(part));
-    if let Some(list) = parts.iter().find_map(|part| list(part)) {
+    let lists = parts
+        .iter()
+        .filter(|part| part.is_dir())
+        .map(|part| list(part));
+    if let Some(list) = lists
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .flatten()
+        .next()
+    {
         return Err(DataError::Manifest {
             path: folder.to_owned(),
             reason: format!(
@@ -356,6 +375,13 @@ pub(crate) fn pictures_of(
     } else {
         own
     };
+    if names.is_empty() {
+        return Err(DataError::Manifest {
+            path: list.to_owned(),
+            reason: "none of its first images has the name of a file (`file_name`): addresses are not fetched"
+                .to_owned(),
+        });
+    }
     if let Some(given) = given.filter(|folder| !folder.as_os_str().is_empty()) {
         if has(given) {
             return Ok(given.to_owned());

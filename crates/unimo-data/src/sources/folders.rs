@@ -21,6 +21,16 @@ fn is_text(path: &Path) -> bool {
     extension.is_some_and(|e| e.eq_ignore_ascii_case("txt") || e.eq_ignore_ascii_case("caption"))
 }
 
+/// Whether the file may be a list that names the images beside it.
+fn is_list(path: &Path) -> bool {
+    let extension = path.extension();
+    extension.is_some_and(|found| {
+        ["jsonl", "json", "csv", "tsv"]
+            .iter()
+            .any(|e| found.eq_ignore_ascii_case(e))
+    })
+}
+
 /// Whether following a link failed because its target does not exist.
 fn leads_nowhere(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
@@ -91,6 +101,10 @@ pub(crate) fn files_in(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<
                 found
                     .left_out
                     .add("texts, which a list of pairs has to name beside their images");
+            } else if is_list(&inside) {
+                found.left_out.add(
+                    "lists, each of which can be given instead of the folder if it names images",
+                );
             }
         }
     }
@@ -120,13 +134,15 @@ mod tests {
             ("b/4.gif", "x"),
             ("b/5.gif", "x"),
             ("b/notes.txt", "x"),
+            ("Metadata.JSONL", "x"),
         ]);
         let found = files_in(folder.path(), &is_picture).unwrap();
         let expected = ["a/0.jpg", "a/1.JPEG", "a/2.jfif"].map(PathBuf::from);
         assert_eq!(found.files, expected);
         assert_eq!(
             found.left_out.to_string(),
-            "8 files left out (4 hidden or of the system, 2 .gif, a format that is not read, 1 .heic, a format that is not read, \
+            "9 files left out (4 hidden or of the system, 2 .gif, a format that is not read, 1 .heic, a format that is not read, \
+             1 lists, each of which can be given instead of the folder if it names images, \
              1 texts, which a list of pairs has to name beside their images)"
         );
     }

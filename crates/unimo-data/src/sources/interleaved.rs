@@ -30,7 +30,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{DataError, Place, ReadError, SampleError};
 use crate::formats::encoding::BUFFER;
-use crate::formats::rows::{Lines, Span, Spans, object};
+use crate::formats::rows::{Lines, Span, Spans, object, object_distinct};
 use crate::images::{self, Limits};
 use crate::order::draws::{Stream, hash_path, hash_text};
 use crate::settings::range;
@@ -234,7 +234,7 @@ impl Interleaved {
         };
         let number = self.files.len() as u16;
         while let Some((span, line)) = lines.next_line().map_err(io)? {
-            let read = line.and_then(|bytes| object(&bytes));
+            let read = line.and_then(|bytes| object_distinct(&bytes));
             let read = read.and_then(|line| {
                 let Some(line) = line else { return Ok(None) };
                 row(&line, &file.folder, self.most)?;

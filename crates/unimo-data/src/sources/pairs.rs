@@ -41,7 +41,7 @@
 mod listing;
 mod samples;
 
-pub use listing::read_rows;
+pub use listing::{ListRow, read_rows, read_rows_noting};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{DataError, SampleError};
 use crate::formats::layout::layout_of;
-use crate::formats::rows::{Groups, Item, Layout, Object, Span, Spans, each_row, key_of};
+use crate::formats::rows::{Groups, Item, Layout, Object, Repeated, Span, Spans, each_row, key_of};
 pub use crate::formats::rows::{ListFormat, Quotes};
 use crate::images::Limits;
 use crate::order::draws::{Stream, hash_path, hash_text, unit};
@@ -61,7 +61,7 @@ use crate::sources::detect;
 use crate::sources::given::one_or_many;
 use crate::sources::left_out::{LeftOut, of_split};
 use crate::sources::pairs::listing::{
-    Found, Listing, Read, Seen, alignments, captions, check_header, label, names, plain,
+    Elsewhere, Found, Listing, Read, Seen, alignments, captions, check_header, label, names, plain,
 };
 use crate::sources::source::{Holds, Source, SourceConfig};
 use crate::sources::splits::{BySplit, Split, SplitNames};
@@ -106,7 +106,7 @@ pub struct PairsConfig {
     /// The column with a row's label; `None`: rows have no labels, and must have images and texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_column: Option<String>,
-    /// The column with a row's split; `None`: `split`, if the list has it.
+    /// The column with a row's split; `None`: `split`, in any capitals, if the list has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split_column: Option<String>,
     /// Names of the training split in the split column; if empty, the field's names.
@@ -310,6 +310,10 @@ pub struct Pairs {
     drawn: (usize, usize),
     /// Number of images whose rows are in several splits.
     torn: usize,
+    /// Rows that have a key twice.
+    repeated: Repeated,
+    /// Columns that may say splits under another name.
+    elsewhere: Elsewhere,
     /// Whether the image column and the text column are found.
     settled: [bool; 2],
     /// What rows hold; `None` until a row with labels decides.
@@ -362,6 +366,8 @@ impl Pairs {
             left_out: LeftOut::new("rows"),
             drawn: (0, 0),
             torn: 0,
+            repeated: Repeated::default(),
+            elsewhere: Elsewhere::default(),
             settled: [false; 2],
             holds: config.label_column.is_none().then_some(BOTH),
             config: config.clone(),
@@ -369,7 +375,7 @@ impl Pairs {
         let mut found = Listing::default();
         let mut seen = Seen::new(config);
         let mut header_seen = layout.is_json();
-        each_row(&config.path, layout, &mut |item| match item {
+        let repeated = each_row(&config.path, layout, &mut |item| match item {
             Item::Header(Ok(header)) => {
                 header_seen = true;
                 pairs.settle(&|column| header.iter().any(|cell| cell == column));
@@ -391,6 +397,7 @@ impl Pairs {
                 Ok(())
             }
         })?;
+        pairs.repeated = repeated;
         if !header_seen {
             return Err(pairs.nothing("the file is empty"));
         }
@@ -408,6 +415,11 @@ impl Pairs {
         {
             self.settle(&|column| row.contains_key(column));
             self.decide();
+        }
+        if let Ok(Some(row)) = &row
+            && self.config.split_column.is_none()
+        {
+            self.config.split_column = self.elsewhere.look(row);
         }
         let holds = self.holds.unwrap_or(BOTH);
         let used = row.and_then(|row| match row {
@@ -607,10 +619,13 @@ impl PairsConfig {
             }
         };
         let split_column = self.split_column.as_deref().unwrap_or(DEFAULT_SPLIT_COLUMN);
-        let named = row
-            .get(split_column)
-            .and_then(plain)
-            .filter(|split| !split.trim().is_empty());
+        let named = match row.get(split_column) {
+            Some(Value::Array(_) | Value::Object(_)) => {
+                return Err(format!("column `{split_column}` names no split"));
+            }
+            value => value.and_then(plain),
+        };
+        let named = named.filter(|split| !split.trim().is_empty());
         let split = match named {
             Some(name) => match splits.of(&name) {
                 Some(split) => Some(split),

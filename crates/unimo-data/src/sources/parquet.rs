@@ -61,6 +61,10 @@ pub struct ParquetConfig {
         deserialize_with = "one_or_many"
     )]
     pub test_split: Vec<String>,
+    /// The column that says which split a row is of, in the field's names or those of `train_split`, `val_split` and `test_split`; rows that
+    /// name none are of their file's split; `None`: files are of one split each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split_column: Option<String>,
     /// Files to train on, instead of `path`: paths, `{000..123}` for numbers, `{a,b}` for names.
     #[serde(
         skip_serializing_if = "Vec::is_empty",
@@ -107,6 +111,7 @@ impl Default for ParquetConfig {
             train_split: Vec::new(),
             val_split: Vec::new(),
             test_split: Vec::new(),
+            split_column: None,
             train: Vec::new(),
             val: Vec::new(),
             test: Vec::new(),
@@ -178,6 +183,9 @@ impl SourceConfig for ParquetConfig {
                 column,
                 "\"content\", \"row\" or a column",
             )?;
+        }
+        if let Some(column) = &self.split_column {
+            not_empty(&key("split_column"), column, "a column's name")?;
         }
         not_empty(&key("image_column"), &self.image_column, "a column's name")?;
         range(&key("cache_mb"), self.cache_mb, 0, 1 << 20)?;

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A sample is the members with the same key: an image (`.jpg`, `.jpeg`, `.png`, `.webp`) and its captions. Captions are the whole
-//! `.txt` (with `txt = "lines"`, each line), the values in `.json` under one of `caption_keys`, or the class in `.cls`. If a sample
+//! `.txt` (with `txt = "lines"`, each line), the values in `.json` under one of `caption_keys`, or the class in `.cls`. A `.json` that is
+//! damaged takes no other text with it. If a sample
 //! is a pair of images, as in NLVR2, the right one is `.second.jpg` (or `.jpeg`, `.png`, `.webp`). Samples are read in place;
 //! compressed shards are unpacked once. Indices run shard by shard.
 //!
@@ -299,6 +300,8 @@ pub struct WebDataset {
     txt: Txt,
     extensions: Extensions,
     caption_keys: Vec<String>,
+    /// Lines about `.json` members: damage beside other texts, keys that are asked for and not there.
+    of_json: Vec<String>,
     classes: Vec<String>,
     class_caption: String,
     limits: Limits,
@@ -432,6 +435,7 @@ impl WebDataset {
             images: config.images && !list.without_images,
             captions: config.captions && !list.without_captions,
             caption_keys: config.caption_keys.clone(),
+            of_json: Vec::new(),
             classes: match &config.classes {
                 Some(path) => read_classes(&storage, path)?,
                 None => Vec::new(),
@@ -446,6 +450,10 @@ impl WebDataset {
         }
         if Split::ALL.into_iter().all(|split| source.is_empty(split)) {
             return Err(source.nothing(config));
+        }
+        if source.captions {
+            let asked = config.caption_keys != WebDatasetConfig::default().caption_keys;
+            source.of_json = source.look_at_json(asked)?;
         }
         Ok(source)
     }

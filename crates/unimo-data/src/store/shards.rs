@@ -233,6 +233,31 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_behind_the_end_is_said() {
+        let one = tar_of(&[("1.jpg", b"one"), ("1.txt", b"1")]);
+        let whole = ("1", vec!["jpg", "txt"]);
+        let filled = [&one[..], &[0; 9 << 10]].concat();
+        let index = scanned(&filled);
+        assert_eq!(
+            (found(&index), reasons(&index)),
+            (vec![whole.clone()], vec![])
+        );
+        // As of `cat 1.tar 2.tar`.
+        for between in [0, 20 << 10] {
+            let other = tar_of(&[("2.jpg", b"two"), ("2.txt", b"2")]);
+            let index = scanned(&[&one[..], &vec![0; between], &other].concat());
+            assert_eq!(found(&index), vec![whole.clone()]);
+            let [(_, reason)] = reasons(&index)[..] else {
+                panic!("{:?}", reasons(&index));
+            };
+            assert!(
+                reason.contains("behind the end-of-archive marker"),
+                "{reason}"
+            );
+        }
+    }
+
+    #[test]
     fn members_of_a_key_are_one_sample() {
         let long = format!("{}/b.jpg", "deep".repeat(60));
         let bytes = tar_of(&[

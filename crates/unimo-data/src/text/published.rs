@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::error::DataError;
+use crate::formats::json::read_json;
 use crate::text::tokens::{Rules, TextTokenizer};
 
 /// File with the spelling rules and the longest text.
@@ -138,13 +139,12 @@ fn object(path: &Path) -> Result<Option<Map<String, Value>>, DataError> {
     if !path.is_file() {
         return Ok(None);
     }
-    let text =
-        std::fs::read_to_string(path).map_err(|error| DataError::file("read", path, error))?;
+    let bytes = std::fs::read(path).map_err(|error| DataError::file("read", path, error))?;
     let wrong = |reason: String| DataError::Tokenizer {
         from: path.display().to_string(),
         reason,
     };
-    match serde_json::from_str(&text) {
+    match read_json(&bytes) {
         Ok(Value::Object(mut object)) => {
             object.retain(|_, value| !value.is_null());
             Ok(Some(object))

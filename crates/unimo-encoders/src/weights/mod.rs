@@ -26,7 +26,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use safetensors::SafetensorsFile;
-pub use writing::{write as write_safetensors, write_checked as write_checked_safetensors};
+pub use writing::{
+    write as write_safetensors, write_checked as write_checked_safetensors,
+    write_noted as write_noted_safetensors,
+};
 
 /// A file of weights that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +150,11 @@ const SHARED_AT_MOST: u128 = 4;
 
 impl Container {
     fn open(path: &Path) -> Result<Self, WeightsError> {
+        if path.is_file()
+            && let Some(what) = shards::in_place_of_weights(path)?
+        {
+            return Err(WeightsError::content(path, what));
+        }
         if SafetensorsFile::looks_like(path)? {
             return SafetensorsFile::open(path).map(Self::Safetensors);
         }
@@ -424,6 +432,27 @@ impl Weights {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_downloaded_in_place_of_weights_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        for (text, says) in [
+            ("", "is empty"),
+            (
+                "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+                "Git LFS",
+            ),
+            ("\n<html><body>404</body></html>", "a web page"),
+            ("<!DOCTYPE html><html></html>", "a web page"),
+        ] {
+            for name in ["model.safetensors", "pytorch_model.bin"] {
+                let path = folder.path().join(name);
+                std::fs::write(&path, text).unwrap();
+                let error = Weights::open(&path).unwrap_err().to_string();
+                assert!(error.contains(says), "{error}");
+            }
+        }
+    }
 
     #[test]
     fn half_precision_is_read_exactly() {

@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::Metadata;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-use super::writing::CHECKSUMS;
+use super::writing::{CHECKSUMS, header_sum};
 use super::{Dtype, TensorInfo, WeightsError};
 
 /// Largest header that is read. A checkpoint with a thousand tensors has a header of some 100 kB. Parsing takes 14 times its size
 /// in memory.
 const MAX_HEADER: u64 = 16 << 20;
+/// Hexadecimal digits of a checksum in a note.
+const SUM_DIGITS: usize = 8;
 /// Bytes before the header: its length.
 const LENGTH_BYTES: u64 = 8;
 
@@ -100,10 +102,11 @@ impl SafetensorsFile {
         Ok(opened)
     }
 
-    /// The checksums that [`write_checked`](super::writing::write_checked) has put into the file; none in a file without.
+    /// The checksums that [`write_checked`](super::writing::write_checked) or [`write_noted`](super::writing::write_noted) has put into the
+    /// file; none in a file without.
     fn read_checksums(&mut self) -> Result<BTreeMap<String, u32>, WeightsError> {
         if self.metadata.info(CHECKSUMS).is_none() {
-            return Ok(BTreeMap::new());
+            return self.noted_checksums();
         }
         let bytes = self.bytes(CHECKSUMS)?;
         let names: BTreeSet<String> = self.infos().into_iter().map(|(name, _)| name).collect();
@@ -120,6 +123,54 @@ impl SafetensorsFile {
         }
         let sums = sums.iter().map(|sum| u32::from_le_bytes(*sum));
         Ok(names.into_iter().zip(sums).collect())
+    }
+
+    /// The checksums in a note, that of the header compared.
+    fn noted_checksums(&self) -> Result<BTreeMap<String, u32>, WeightsError> {
+        let Some(text) = self.note(CHECKSUMS) else {
+            return Ok(BTreeMap::new());
+        };
+        let changed = |what: &str| {
+            WeightsError::content(
+                &self.path,
+                format!(
+                    "is damaged, or another program has changed it and left the note `{CHECKSUMS}` as it was: {what}"
+                ),
+            )
+        };
+        let offsets = self.metadata.offset_keys();
+        let infos: BTreeMap<&str, _> = offsets
+            .iter()
+            .filter_map(|name| {
+                let info = self.metadata.info(name)?;
+                Some((name.as_str(), (info.dtype, info.shape.clone())))
+            })
+            .collect();
+        let sums: Option<Vec<u32>> = text
+            .as_bytes()
+            .chunks(SUM_DIGITS)
+            .map(|digits| {
+                let digits = std::str::from_utf8(digits).ok()?;
+                u32::from_str_radix(digits, 16).ok()
+            })
+            .collect();
+        // As they are written: a capital would be another byte.
+        let plain = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let sums = sums.filter(|sums| plain && text.len() == sums.len() * SUM_DIGITS);
+        let sums = sums.filter(|sums| sums.len() == infos.len() + 1);
+        let Some((header, sums)) = sums.as_deref().and_then(<[u32]>::split_last) else {
+            return Err(changed(&format!(
+                "the note is not that of {} tensors",
+                infos.len()
+            )));
+        };
+        let notes = self.metadata.metadata().iter().flatten();
+        let notes = notes.map(|(name, note)| (name.clone(), note.clone()));
+        if header_sum(&notes.collect(), &infos).ok() != Some(*header) {
+            return Err(changed("the header is not the one that was written"));
+        }
+        let names = infos.into_keys().map(str::to_owned);
+        Ok(names.zip(sums.iter().copied()).collect())
     }
 
     /// An entry of the file's own notes (`__metadata__`).

@@ -63,6 +63,28 @@ pub(super) fn files(path: &Path) -> Result<Vec<Shard>, WeightsError> {
     }])
 }
 
+/// What a file is that stands in the place of weights, as the end of a sentence; `None` if it may hold some.
+pub(super) fn in_place_of_weights(path: &Path) -> Result<Option<&'static str>, WeightsError> {
+    const LONGEST: u64 = 64;
+    let mut start = Vec::new();
+    File::open(path)
+        .map_err(WeightsError::file("open", path))?
+        .take(LONGEST)
+        .read_to_end(&mut start)
+        .map_err(WeightsError::file("read", path))?;
+    let begins = |with: &str| start.starts_with(with.as_bytes());
+    let text = start.trim_ascii_start();
+    Ok(if start.is_empty() {
+        Some("is empty")
+    } else if begins("version https://git-lfs.github.com/") {
+        Some("is a pointer of Git LFS, not the file itself: `git lfs pull` fetches that")
+    } else if text.starts_with(b"<!") || text.starts_with(b"<html") || text.starts_with(b"<?xml") {
+        Some("is a web page, not the file that was to be downloaded")
+    } else {
+        None
+    })
+}
+
 /// Endings of files that may hold weights.
 const ENDINGS: [&str; 6] = ["safetensors", "bin", "pt", "pth", "ckpt", "index.json"];
 
@@ -71,7 +93,9 @@ fn others(folder: &Path) -> String {
     let mut names: Vec<String> = std::fs::read_dir(folder)
         .into_iter()
         .flatten()
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .flatten()
+        .filter(|entry| entry.path().is_file())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .filter(|name| {
             ENDINGS
                 .iter()

@@ -27,12 +27,36 @@ const BEFORE: [&str; 9] = [
     "weights",
 ];
 
+/// Parts that are left off only where all names begin with them: a module may be called so, too.
+const SHARED: [&str; 16] = [
+    "encoder",
+    "backbone",
+    "clip",
+    "_model",
+    "_module",
+    "wrapped",
+    "wrapped_model",
+    "orig_module",
+    "inner_model",
+    "base_model",
+    "hf_model",
+    "pl_module",
+    "lightning_module",
+    "params",
+    "student",
+    "teacher",
+];
+
+/// What stands behind `backbone.` in this program's own names.
+const OWN: [&str; 5] = ["text", "image", "regions", "fusion", "joint"];
+
 /// Those of [`BEFORE`] that are keys of dictionaries: what lies beside such a key is not the model.
 const DICTIONARIES: [&str; 3] = ["state_dict", "model_state_dict", "model_state"];
 
 /// Averages of the weights, which training scripts keep beside them.
-const AVERAGES: [&str; 6] = [
+const AVERAGES: [&str; 7] = [
     "ema",
+    "params_ema",
     "model_ema",
     "ema_model",
     "ema_state_dict",
@@ -68,6 +92,8 @@ pub(super) struct Spelling {
     average: Option<&'static str>,
     /// The dictionary that holds the weights, if there is one.
     dictionary: Option<&'static str>,
+    /// Those of [`SHARED`] that all names begin with, in their order.
+    shared: Vec<&'static str>,
     /// Stripped parts, with the number of names.
     left_off: BTreeMap<String, usize>,
     /// Parts that are set aside, with the number of tensors.
@@ -95,6 +121,9 @@ impl Spelling {
                     .any(|name| parts(name).any(|part| part == *average))
             };
             spelling.average = AVERAGES.into_iter().find(|average| averaged(average));
+        }
+        while let Some(shared) = spelling.shared_by(names.clone()) {
+            spelling.shared.push(shared);
         }
         for name in names {
             match spelling.split(name) {
@@ -143,14 +172,38 @@ impl Spelling {
         left_off.chain(aside).collect()
     }
 
+    /// One of [`SHARED`] that all names of the model begin with as they are split now.
+    fn shared_by<'a>(&self, names: impl Iterator<Item = &'a str>) -> Option<&'static str> {
+        let mut found = None;
+        for name in names {
+            let Split::Own { name, .. } = self.split(name) else {
+                continue;
+            };
+            let mut all = parts(&name);
+            let (first, second) = (all.next()?, all.next()?);
+            let part = SHARED.into_iter().find(|part| *part == first)?;
+            if (part == "backbone" && OWN.contains(&second)) || *found.get_or_insert(part) != part {
+                return None;
+            }
+        }
+        found.filter(|part| !self.shared.contains(part))
+    }
+
     fn split(&self, name: &str) -> Split {
         let mut left_off = String::new();
         let mut own: Vec<&str> = Vec::new();
         let mut all = parts(name).peekable();
+        let mut shared = self.shared.iter().peekable();
         while let Some(part) = all.next() {
             // The last part is the tensor's own, whatever it is called.
             let last = all.peek().is_none();
-            let before = own.is_empty() && (BEFORE.contains(&part) || self.average == Some(part));
+            // Each of these is left off once: BERT's blocks are in an `encoder` of their own.
+            let is_shared = own.is_empty() && !last && shared.peek() == Some(&&part);
+            if is_shared {
+                shared.next();
+            }
+            let before = BEFORE.contains(&part) || self.average == Some(part) || is_shared;
+            let before = own.is_empty() && before;
             if !last && (ANYWHERE.contains(&part) || before) {
                 left_off.push_str(part);
                 left_off.push('.');
@@ -220,6 +273,32 @@ mod tests {
         // No layer has such a name, but a tensor may.
         for name in ["a.model.weight", "a.module.b", "model", "vision_model.x"] {
             assert_eq!(today(&[name]).0, [Some(name.to_owned())]);
+        }
+    }
+
+    #[test]
+    fn what_all_names_begin_with_is_left_off() {
+        for before in ["encoder.", "backbone.", "student.", "module.params._model."] {
+            let names = [
+                "embeddings.x.weight",
+                "encoder.layer.0.weight",
+                "pooler.weight",
+            ];
+            let wrapped = names.map(|name| format!("{before}{name}"));
+            let (found, notes) = today(&wrapped.each_ref().map(String::as_str));
+            assert_eq!(found, names.map(|name| Some(name.to_owned())), "{before}");
+            assert_eq!(notes, [format!("`{before}` is left off 3 names")]);
+            assert_eq!(today(&names).0, names.map(|name| Some(name.to_owned())));
+        }
+        let (found, _) = today(&["params.a.weight", "params_ema.a.weight"]);
+        assert_eq!(found, [Some("a.weight".to_owned()), None]);
+        for names in [
+            ["student.a.weight", "teacher.a.weight"],
+            ["backbone.text.a", "backbone.image.a"],
+            ["vision_model.a", "vision_model.b"],
+            ["encoder", "encoder.a"],
+        ] {
+            assert_eq!(today(&names).0, names.map(|name| Some(name.to_owned())));
         }
     }
 

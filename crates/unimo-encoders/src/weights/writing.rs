@@ -4,7 +4,8 @@
 //! equal tensors with equal notes give equal bytes.
 //!
 //! A checked file ([`write_checked`]) has one tensor more, [`CHECKSUMS`], with the CRC-32C of each of the others, so that a byte that a disk
-//! or a copy has changed is noticed. It stands last, so that each tensor is fetched once.
+//! or a copy has changed is noticed. It stands last, so that each tensor is fetched once. A file for other programs, which expect no such
+//! tensor, has the checksums in a note of that name ([`write_noted`]); so has its header.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -147,6 +148,40 @@ pub fn write_checked<N: AsRef<str>, V: View>(
     write(out, all.collect(), notes)
 }
 
+/// As [`write()`], with a checksum of each tensor and one of the header in a note, which [`SafetensorsFile`](super::SafetensorsFile) compares.
+/// Each tensor is fetched twice: notes stand before what they are about.
+///
+/// # Errors
+///
+/// Those of [`write()`].
+pub fn write_noted<N: AsRef<str>, V: View>(
+    out: &mut dyn Write,
+    tensors: Vec<(N, V)>,
+    notes: &BTreeMap<String, String>,
+) -> io::Result<()> {
+    let mut sums: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut infos = BTreeMap::new();
+    for (name, tensor) in &tensors {
+        sums.insert(name.as_ref(), crc32c::crc32c(&tensor.data()));
+        infos.insert(name.as_ref(), (tensor.dtype(), tensor.shape().to_vec()));
+    }
+    let all = sums.into_values().chain([header_sum(notes, &infos)?]);
+    let all: Vec<String> = all.map(|sum| format!("{sum:08x}")).collect();
+    let mut notes = notes.clone();
+    notes.insert(CHECKSUMS.to_owned(), all.concat());
+    write(out, tensors, &notes)
+}
+
+/// The checksum of a header: its notes without the checksums, and name, type and shape of each tensor.
+pub(super) fn header_sum(
+    notes: &BTreeMap<String, String>,
+    infos: &BTreeMap<&str, (Dtype, Vec<usize>)>,
+) -> serde_json::Result<u32> {
+    let notes = notes.iter().filter(|(name, _)| *name != CHECKSUMS);
+    let notes: BTreeMap<_, _> = notes.collect();
+    Ok(crc32c::crc32c(&serde_json::to_vec(&(notes, infos))?))
+}
+
 #[cfg(test)]
 mod tests {
     use safetensors::SafeTensors;
@@ -196,6 +231,50 @@ mod tests {
         let twice = vec![("a", view()), ("a", view())];
         let error = write(&mut Vec::new(), twice, &BTreeMap::new()).unwrap_err();
         assert!(error.to_string().contains("`a`"), "{error}");
+    }
+
+    #[test]
+    fn a_file_with_noted_checksums_notices_each_changed_byte() {
+        use super::super::SafetensorsFile;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let view = |bytes| TensorView::new(Dtype::F32, vec![1], bytes).unwrap();
+        let tensors = || vec![("b", view(&[1, 2, 3, 4])), ("a", view(&[5, 6, 7, 8]))];
+        let notes = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        let mut whole = Vec::new();
+        write_noted(&mut whole, tensors(), &notes).unwrap();
+        let read = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            let mut file = SafetensorsFile::open(&path)?;
+            Ok::<_, super::super::WeightsError>([file.bytes("a")?, file.bytes("b")?])
+        };
+        let values = [vec![5, 6, 7, 8], vec![1, 2, 3, 4]];
+        assert_eq!(read(&whole).unwrap(), values);
+        // Other programs find two tensors and notes of text.
+        assert_eq!(SafeTensors::deserialize(&whole).unwrap().len(), 2);
+        let blanks = whole.iter().rev().skip(8).take_while(|b| **b == b' ');
+        let blank = whole.len() - 8 - blanks.count()..whole.len() - 8;
+        let mut noticed = 0;
+        for at in (0..whole.len()).filter(|at| !blank.contains(at)) {
+            for bit in 0..8 {
+                let mut damaged = whole.clone();
+                damaged[at] ^= 1 << bit;
+                // The name of the note itself may be hit: then nothing is checked, and nothing else is damaged.
+                match read(&damaged) {
+                    Err(_) => noticed += 1,
+                    Ok(found) => assert_eq!(found, values, "bit {bit} of byte {at}"),
+                }
+            }
+        }
+        let name = CHECKSUMS.len();
+        assert!(
+            noticed >= 8 * (whole.len() - blank.len() - name),
+            "{noticed}"
+        );
+        // What an earlier version wrote is read.
+        let mut without = Vec::new();
+        write(&mut without, tensors(), &notes).unwrap();
+        assert_eq!(read(&without).unwrap(), values);
     }
 
     #[test]

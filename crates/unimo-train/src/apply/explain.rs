@@ -19,7 +19,7 @@ use unimo_data::{Encoded, TextTokenizer, images};
 use unimo_encoders::output::{FusionOutput, Keep, StreamAttention};
 use unimo_report::record::GatesRecord;
 
-use super::{ModelArgs, Predictor, can_be_written, probability, write_text};
+use super::{ModelArgs, Predictor, can_be_written, inputs, probability, write_text};
 use crate::error::TrainError;
 use crate::evaluators::gates;
 use crate::grad_cam::{Glass, cam};
@@ -35,7 +35,7 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "FILE")]
     pub image: PathBuf,
     /// The caption.
-    #[arg(long)]
+    #[arg(long, value_parser = inputs::words)]
     pub text: String,
     /// Write a page here: the maps of all words, layer by layer, and the gates.
     #[arg(long, value_name = "FILE", default_value = "explain.html")]

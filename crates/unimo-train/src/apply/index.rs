@@ -9,7 +9,8 @@
 //! | `images.data` | a digest of the names of all images that were given, and how many they were |
 //! | `images.probes`, `images.recall`, `images.measured` | how many cells are read, and the share of the nearest rows that is then found |
 //!
-//! Where rows are [in cells](super::nearest), the tensors `images.centres` and `images.starts` say where. The same goes for `texts`.
+//! Where rows are [in cells](super::nearest), the tensors `images.centres` and `images.starts` say where. The tensor `images.sums` has the
+//! CRC-32C of each row, so that rows can be read alone and checked. The same goes for `texts`. Files of earlier versions have no checksums.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -153,6 +154,14 @@ pub fn write(path: &Path, parts: &[Part]) -> Result<(), TrainError> {
             what.to_owned(),
             floats(&rows.values, [rows.ids.len(), rows.width]),
         ));
+        let sums = (0..rows.ids.len()).map(|row| i64::from(sum_of(rows.row(row))));
+        tensors.push((
+            format!("{what}.sums"),
+            Stored {
+                shape: vec![rows.ids.len()],
+                values: Values::Whole(sums.collect()),
+            },
+        ));
         let ids = serde_json::to_string(&rows.ids)
             .map_err(|e| TrainError::Check(format!("{}: {e}", path.display())))?;
         let key = |key: &str| format!("{what}.{key}");
@@ -192,7 +201,18 @@ pub fn write(path: &Path, parts: &[Part]) -> Result<(), TrainError> {
         .iter()
         .map(|(name, stored)| (name.as_str(), stored))
         .collect();
-    files::write_with(path, |out| weights::write_safetensors(out, tensors, &notes))
+    files::write_with(path, |out| {
+        weights::write_noted_safetensors(out, tensors, &notes)
+    })
+}
+
+/// The checksum of a row.
+fn sum_of(row: &[f32]) -> u32 {
+    if cfg!(target_endian = "little") {
+        return crc32c::crc32c(bytemuck::cast_slice(row));
+    }
+    let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
+    crc32c::crc32c(&bytes)
 }
 
 /// A digest of what decides the embeddings of a model: its weights, how images are prepared, how texts become tokens. A run and its
@@ -253,6 +273,8 @@ pub struct Saved {
     ids: Vec<String>,
     width: usize,
     data: String,
+    /// The checksum of each row; none in a file of an earlier version.
+    sums: Vec<i64>,
     /// Cells that rows are sorted by, unless all rows are to be read.
     cells: Option<Cells>,
 }
@@ -297,6 +319,17 @@ impl Saved {
                 ids.len()
             )));
         }
+        let key = format!("{name}.sums");
+        let sums = match file.info(&key) {
+            Some(_) => file.integers(&key)?.0,
+            None => Vec::new(),
+        };
+        if !sums.is_empty() && sums.len() != count {
+            return Err(wrong(format!(
+                "has {} checksums for {count} rows",
+                sums.len()
+            )));
+        }
         let cells = cells(&mut file, name, [count, width])
             .map_err(|error| wrong(format!("has damaged cells: {error}")))?;
         Ok(Self {
@@ -306,6 +339,7 @@ impl Saved {
             ids,
             width,
             data,
+            sums,
             cells,
         })
     }
@@ -376,6 +410,7 @@ impl Saved {
                 for range in cells.near(query) {
                     self.file
                         .rows_into(name, range.start, range.len(), &mut rows)?;
+                    check(&self.path, &self.sums, width, range.start, &rows)?;
                     nearest.read(query, &rows, range.start);
                 }
                 found.push(nearest.sorted());
@@ -387,9 +422,30 @@ impl Saved {
             let some = BLOCK.min(self.ids.len() - first);
             self.file.rows_into(name, first, some, &mut rows)?;
             debug_assert_eq!(rows.len(), some * width);
+            check(&self.path, &self.sums, width, first, &rows)?;
             search.read(&rows, first);
         }
         Ok(search.found())
+    }
+}
+
+/// Compares rows, of which `first` is the first, with their checksums, where there are any.
+fn check(
+    path: &Path,
+    sums: &[i64],
+    width: usize,
+    first: usize,
+    rows: &[f32],
+) -> Result<(), TrainError> {
+    let sums = sums.iter().skip(first);
+    let mut rows = rows.chunks_exact(width).zip(sums).zip(first..);
+    match rows.find(|((row, sum), _)| i64::from(sum_of(row)) != **sum) {
+        None => Ok(()),
+        Some((_, row)) => Err(TrainError::Check(format!(
+            "{} is damaged: row {} is not what was written; embed again",
+            path.display(),
+            row + 1
+        ))),
     }
 }
 

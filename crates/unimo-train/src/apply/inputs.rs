@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use unimo_data::paths;
 use unimo_data::sources::images::pictures_in;
-use unimo_data::sources::pairs::read_rows;
+use unimo_data::sources::pairs::{ListRow, read_rows_noting};
 use unimo_data::{DataConfig, DataError, Source, SourceKind, Split, readable};
 
 use crate::error::TrainError;
@@ -30,6 +30,18 @@ pub struct ColumnArgs {
 /// It is none; the text says which there are.
 pub fn split(name: &str) -> Result<Split, String> {
     Split::of_name(name).ok_or_else(|| "allowed: train, val or test".to_owned())
+}
+
+/// Reads a text that is asked for.
+///
+/// # Errors
+///
+/// It holds no word.
+pub fn words(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("allowed: a text of at least one word".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// A row of a list of pairs.
@@ -65,6 +77,14 @@ fn no_list(given: &Path, error: DataError) -> TrainError {
     }
 }
 
+/// The rows of a list, whose note is printed.
+fn said((rows, note): (Vec<ListRow>, Option<String>)) -> Vec<ListRow> {
+    if let Some(note) = note {
+        eprintln!("{note}");
+    }
+    rows
+}
+
 /// Reads a list of pairs: JSON lines, a JSON array, CSV or TSV. A row with a list of texts gives one pair per text.
 ///
 /// # Errors
@@ -76,7 +96,7 @@ pub fn pairs(
 ) -> Result<Vec<Result<PairRow, BadRow>>, TrainError> {
     let folder = list.parent().unwrap_or(Path::new(""));
     let mut all = Vec::new();
-    for (line, row) in read_rows(list)? {
+    for (line, row) in said(read_rows_noting(list)?) {
         let bad = |reason: String| Err(BadRow { line, reason });
         let row = match row {
             Ok(row) => row,
@@ -262,7 +282,7 @@ pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf
         let mut seen = std::collections::HashSet::new();
         let mut again = 0;
         let mut left_out = LeftOut::default();
-        for (line, row) in read_rows(given).map_err(|error| no_list(given, error))? {
+        for (line, row) in said(read_rows_noting(given).map_err(|error| no_list(given, error))?) {
             let row = match row {
                 Ok(row) => row,
                 Err(reason) => {
@@ -326,7 +346,7 @@ pub fn texts(
         }
     } else {
         let mut left_out = LeftOut::default();
-        for (line, row) in read_rows(given).map_err(|error| no_list(given, error))? {
+        for (line, row) in said(read_rows_noting(given).map_err(|error| no_list(given, error))?) {
             let row = match row {
                 Ok(row) => row,
                 Err(reason) => {

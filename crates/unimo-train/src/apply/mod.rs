@@ -86,6 +86,20 @@ pub enum Matcher {
     Image(Box<ImageEncoder>),
 }
 
+impl Matcher {
+    /// Number of tokens that the model knows; `None` if it reads no texts.
+    fn vocabulary(&self) -> Option<usize> {
+        let table = match self {
+            Self::Pair(model) => &model.backbone.text.word_embedding,
+            Self::Clip(clip) => &clip.text.word_embedding,
+            Self::Text(encoder, _) => &encoder.word_embedding,
+            Self::Image(_) => return None,
+        };
+        let [rows, _] = table.weight.dims();
+        Some(rows)
+    }
+}
+
 /// A model with all that it needs to read files and strings.
 pub struct Predictor {
     /// The model.
@@ -428,7 +442,7 @@ impl Predictor {
     ///
     /// # Errors
     ///
-    /// The model reads no texts.
+    /// The model reads no texts, or a token is none of its vocabulary.
     pub fn tokens(&self, text: &str) -> Result<Encoded, TrainError> {
         let tokenizer = self.tokenizer()?;
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -443,6 +457,14 @@ impl Predictor {
                 )
             }
         };
+        let known = self.matcher.vocabulary().unwrap_or(0);
+        if let Some(id) = encoded.ids.iter().find(|id| **id as usize >= known) {
+            let token = tokenizer.token(*id).unwrap_or_default();
+            return Err(TrainError::Check(format!(
+                "{}: the tokenizer is of another model: {token:?} of {text:?} is its token {id}, and the model knows {known} tokens",
+                self.given
+            )));
+        }
         if tokenizer.is_cut(&text, room) {
             let mut hash = DefaultHasher::new();
             text.hash(&mut hash);

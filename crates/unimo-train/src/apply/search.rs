@@ -19,6 +19,7 @@ use super::pictures::{self, PictureList};
 use super::{Matcher, ModelArgs, Predictor, can_be_written, probability, write_text};
 use crate::error::TrainError;
 use crate::model::{Model, host};
+use crate::numbers;
 use crate::progress::Progress;
 
 /// `unimo search`.
@@ -32,7 +33,7 @@ pub struct SearchArgs {
     #[arg(long, value_name = "PATH", requires = "text")]
     pub images: Option<PathBuf>,
     /// A text to find images for; may be given several times.
-    #[arg(long, value_name = "TEXT", required_unless_present = "image")]
+    #[arg(long, value_name = "TEXT", required_unless_present = "image", value_parser = inputs::words)]
     pub text: Vec<String>,
     /// Where to search for texts: a .txt file with one text per line, a list, or the captions of a data set.
     #[arg(long, value_name = "PATH", requires = "image")]
@@ -54,7 +55,7 @@ pub struct SearchArgs {
     #[command(flatten)]
     pub columns: ColumnArgs,
     /// How many results per query.
-    #[arg(long, default_value_t = 10, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 10, value_parser = numbers::at_least_one)]
     pub top: usize,
     /// How many candidates the common space leaves to the matching head; 0: do not use the matching head; default: 128, or --top if
     /// that is more.
@@ -66,13 +67,6 @@ pub struct SearchArgs {
     /// Write an HTML page here.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-}
-
-fn at_least_one(given: &str) -> Result<usize, String> {
-    match given.parse() {
-        Ok(0) | Err(_) => Err("allowed: whole numbers from 1".to_owned()),
-        Ok(number) => Ok(number),
-    }
 }
 
 /// The results of one query.

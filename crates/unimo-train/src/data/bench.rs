@@ -8,6 +8,7 @@ use unimo_data::{Batches, Loader, LoaderSpec, SkipList};
 
 use super::{DataArgs, threads};
 use crate::error::TrainError;
+use crate::numbers::at_least_one;
 use crate::prepare;
 
 /// `unimo data bench`.
@@ -20,7 +21,7 @@ pub struct BenchArgs {
     #[arg(long)]
     pub batch: Option<usize>,
     /// Batches to time, after a few that are not timed.
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 40, value_parser = at_least_one)]
     pub batches: usize,
     /// Numbers of threads, as a list; default: 1 and all cores.
     #[arg(long, value_delimiter = ',')]

@@ -21,7 +21,7 @@ pub struct ShowArgs {
     #[command(flatten)]
     pub data: DataArgs,
     /// How many samples.
-    #[arg(long, default_value_t = 24)]
+    #[arg(long, default_value_t = 24, value_parser = samples)]
     pub samples: usize,
     /// The first batch of the run to show.
     #[arg(long, default_value_t = 0)]
@@ -29,6 +29,14 @@ pub struct ShowArgs {
     /// Where to write the page.
     #[arg(long, value_name = "FILE", default_value = "data.html")]
     pub html: PathBuf,
+}
+
+/// Reads a number of samples that fit on a page.
+fn samples(given: &str) -> Result<usize, String> {
+    const MOST: usize = 10_000;
+    let number = given.parse().ok();
+    let fits = number.filter(|number| (1..=MOST).contains(number));
+    fits.ok_or_else(|| format!("allowed: whole numbers from 1 to {MOST}"))
 }
 
 /// Runs the command.

@@ -325,12 +325,10 @@ fn described(value: &Value) -> String {
 
 /// The content of a JSON file that must be `allowed`.
 fn parsed<T: DeserializeOwned>(path: &Path, allowed: &str) -> Result<T, TrainError> {
-    /// Some editors begin a file with it.
-    const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
     let bytes = std::fs::read(path).map_err(TrainError::file("read", path))?;
-    let json = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
-    serde_json::from_slice(json)
-        .map_err(|error| wrong(path, format!("{error}: allowed is {allowed}")))
+    let wrong = |reason: String| wrong(path, format!("{reason}: allowed is {allowed}"));
+    let value = unimo_data::read_json(&bytes).map_err(wrong)?;
+    serde_json::from_value(value).map_err(|error| wrong(error.to_string()))
 }
 
 fn wrong(path: &Path, reason: impl Into<String>) -> TrainError {

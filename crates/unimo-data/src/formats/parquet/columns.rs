@@ -1,7 +1,10 @@
 //! Values in the rows of a column, for every stored type.
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Int32Type, Int64Type, UInt32Type, UInt64Type};
+use arrow_array::types::{
+    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
+    UInt32Type, UInt64Type,
+};
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 
@@ -28,21 +31,35 @@ pub(crate) fn picture(column: &ArrayRef, row: usize) -> Result<Vec<u8>, String> 
     Ok(bytes.to_vec())
 }
 
-/// A text or a whole number; `None` for other types.
+/// Whether [`plain`] reads values of this type.
+pub(crate) fn is_plain(kind: &DataType) -> bool {
+    use DataType::{Float32, Float64, LargeUtf8, Utf8, Utf8View};
+    kind.is_integer() || matches!(kind, Float32 | Float64 | LargeUtf8 | Utf8 | Utf8View)
+}
+
+/// A text or a whole number as text; `None` for null and other numbers. pandas stores whole numbers as floats where some are absent, so 42.0
+/// is 42.
 pub(crate) fn plain(column: &ArrayRef, row: usize) -> Option<String> {
     if column.is_null(row) {
         return None;
     }
-    Some(match column.data_type() {
-        DataType::Utf8 => column.as_string::<i32>().value(row).to_owned(),
-        DataType::LargeUtf8 => column.as_string::<i64>().value(row).to_owned(),
-        DataType::Utf8View => column.as_string_view().value(row).to_owned(),
-        DataType::Int32 => column.as_primitive::<Int32Type>().value(row).to_string(),
-        DataType::Int64 => column.as_primitive::<Int64Type>().value(row).to_string(),
-        DataType::UInt32 => column.as_primitive::<UInt32Type>().value(row).to_string(),
-        DataType::UInt64 => column.as_primitive::<UInt64Type>().value(row).to_string(),
-        _ => return None,
-    })
+    let whole = |number: f64| (number.fract() == 0.0).then(|| number.to_string());
+    match column.data_type() {
+        DataType::Utf8 => Some(column.as_string::<i32>().value(row).to_owned()),
+        DataType::LargeUtf8 => Some(column.as_string::<i64>().value(row).to_owned()),
+        DataType::Utf8View => Some(column.as_string_view().value(row).to_owned()),
+        DataType::Int8 => Some(column.as_primitive::<Int8Type>().value(row).to_string()),
+        DataType::Int16 => Some(column.as_primitive::<Int16Type>().value(row).to_string()),
+        DataType::Int32 => Some(column.as_primitive::<Int32Type>().value(row).to_string()),
+        DataType::Int64 => Some(column.as_primitive::<Int64Type>().value(row).to_string()),
+        DataType::UInt8 => Some(column.as_primitive::<UInt8Type>().value(row).to_string()),
+        DataType::UInt16 => Some(column.as_primitive::<UInt16Type>().value(row).to_string()),
+        DataType::UInt32 => Some(column.as_primitive::<UInt32Type>().value(row).to_string()),
+        DataType::UInt64 => Some(column.as_primitive::<UInt64Type>().value(row).to_string()),
+        DataType::Float32 => whole(column.as_primitive::<Float32Type>().value(row).into()),
+        DataType::Float64 => whole(column.as_primitive::<Float64Type>().value(row)),
+        _ => None,
+    }
 }
 
 pub(crate) fn each_text(

@@ -177,10 +177,11 @@ pub(super) fn pixels(
 pub(super) fn channels(key: &str, value: &Value) -> Result<[f32; 3], String> {
     let wrong = || format!("{key} = {value}: must be three numbers");
     let number = |value: &Value| value.as_f64().map(|number| number as f32);
-    let values: Vec<f32> = match value {
-        Value::Array(values) => values.iter().filter_map(number).collect(),
-        one => vec![number(one).ok_or_else(wrong)?; 3],
+    let values: Option<Vec<f32>> = match value {
+        Value::Array(values) => values.iter().map(number).collect(),
+        one => number(one).map(|one| vec![one; 3]),
     };
+    let values = values.ok_or_else(wrong)?;
     let values: [f32; 3] = values.try_into().map_err(|_| wrong())?;
     if key.ends_with("std") && values.iter().any(|value| *value <= 0.0) {
         return Err(format!("{key} = {value}: must be above 0"));

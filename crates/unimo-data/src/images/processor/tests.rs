@@ -325,3 +325,10 @@ fn open_clips_way_is_followed() {
         assert!(reason.contains(key), "{reason}");
     }
 }
+
+#[test]
+fn four_values_of_which_one_is_a_word_are_no_mean() {
+    let mean = json!([0.5, "x", 0.5, 0.5]);
+    let reason = parsed(with(VIT, &[("image_mean", mean)])).unwrap_err();
+    assert!(reason.contains("must be three numbers"), "{reason}");
+}

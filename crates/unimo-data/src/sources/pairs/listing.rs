@@ -10,7 +10,7 @@ use crate::formats::layout::layout_of;
 use crate::formats::rows::{Item, Layout, Quotes, Span, each_row};
 use crate::order::draws::{Stream, hash_path};
 use crate::sources::languages::is_tag;
-use crate::sources::pairs::{PairsConfig, Row, image_column, text_columns};
+use crate::sources::pairs::{DEFAULT_SPLIT_COLUMN, PairsConfig, Row, image_column, text_columns};
 use crate::sources::splits::Split;
 use crate::text::spaced;
 
@@ -51,9 +51,18 @@ pub type ListRow = (u64, Result<Map<String, Value>, String>);
 ///
 /// The file cannot be read or is not a list.
 pub fn read_rows(path: &Path) -> Result<Vec<ListRow>, DataError> {
+    Ok(read_rows_noting(path)?.0)
+}
+
+/// As [`read_rows`], and one line to be shown if rows have a key twice.
+///
+/// # Errors
+///
+/// As for [`read_rows`].
+pub fn read_rows_noting(path: &Path) -> Result<(Vec<ListRow>, Option<String>), DataError> {
     let mut rows = Vec::new();
     let layout = layout_of(path, None, Quotes::default(), &|header| header.len() > 1)?;
-    each_row(path, layout, &mut |item| {
+    let repeated = each_row(path, layout, &mut |item| {
         match item {
             Item::Header(Ok(_)) => {}
             Item::Header(Err(reason)) => {
@@ -68,7 +77,7 @@ pub fn read_rows(path: &Path) -> Result<Vec<ListRow>, DataError> {
         }
         Ok(())
     })?;
-    Ok(rows)
+    Ok((rows, repeated.note(&path.display().to_string())))
 }
 
 /// A key of `[data.pairs]` that names a column that is not there, and the column's name.
@@ -180,6 +189,63 @@ impl Seen {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+/// Columns that may say which split rows are of, while none is called `split`.
+#[derive(Debug, Default)]
+pub(super) struct Elsewhere {
+    /// Whether a row has the column `split`.
+    usual: bool,
+    /// Columns of other names all of whose values are names of splits.
+    columns: BTreeSet<&'static str>,
+    /// Columns with other values.
+    others: BTreeSet<&'static str>,
+}
+
+impl Elsewhere {
+    /// Names under which other programs say splits.
+    const NAMES: [&str; 7] = [
+        "set",
+        "subset",
+        "partition",
+        "phase",
+        "usage",
+        "data_split",
+        "dataset_split",
+    ];
+
+    /// Looks at a row. Returns its column that is called `split` but for capitals and white space.
+    pub(super) fn look(&mut self, row: &Map<String, Value>) -> Option<String> {
+        self.usual |= row.contains_key(DEFAULT_SPLIT_COLUMN);
+        if self.usual {
+            return None;
+        }
+        let is_split = |column: &&String| column.trim().eq_ignore_ascii_case(DEFAULT_SPLIT_COLUMN);
+        if let Some(column) = row.keys().find(is_split) {
+            return Some(column.clone());
+        }
+        for name in Self::NAMES {
+            let Some(value) = row.get(name).and_then(plain) else {
+                continue;
+            };
+            if Split::of_name(&value).is_some() {
+                self.columns.insert(name);
+            } else {
+                self.others.insert(name);
+            }
+        }
+        None
+    }
+
+    /// A line about a column that names splits and is not read.
+    pub(super) fn note(&self, list: &str) -> Option<String> {
+        let column = self.columns.difference(&self.others).next()?;
+        (!self.usual).then(|| {
+            format!(
+                "{list}: its column `{column}` names splits and is not read: data.pairs.split_column = {column:?} takes them from there"
+            )
+        })
     }
 }
 

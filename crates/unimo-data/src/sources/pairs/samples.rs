@@ -133,6 +133,10 @@ impl Source for Pairs {
             let why = "every row says which split it is of";
             notes.extend(not_drawn(&self.list.name, fraction, why));
         }
+        notes.extend(self.repeated.note(&self.list.name));
+        if self.config.split_column.is_none() {
+            notes.extend(self.elsewhere.note(&self.list.name));
+        }
         if self.torn > 0 {
             notes.push(format!(
                 "{}: {} images are in several splits, as their rows say; `unimo data verify` names them",

@@ -767,3 +767,59 @@ fn texts_of_a_row_are_aligned_as_columns_say() {
         "{message}"
     );
 }
+
+#[test]
+fn a_key_that_a_row_has_twice_is_said() {
+    let text = r#"{"image": "1.jpg", "caption": "alone"}
+{"image": "2.jpg", "caption": "first", "caption": "second"}
+{"image": "3.jpg", "caption": "same", "caption": "same"}
+{"image": "4.jpg", "image": "5.jpg", "caption": NaN, "caption": "read"}
+"#;
+    let pairs = open("a.jsonl", text, |_| {}).unwrap();
+    let said = pairs.repeated.note("a.jsonl").unwrap();
+    let expected = "a.jsonl: 2 rows have a key twice with different values, of which the last counts; the first: line 2, `caption`";
+    assert_eq!(said, expected);
+    assert_eq!(
+        all(&pairs, Split::Train),
+        [
+            row(1, "1.jpg", &["alone"]),
+            row(2, "2.jpg", &["second"]),
+            row(3, "3.jpg", &["same"]),
+            row(4, "5.jpg", &["read"]),
+        ]
+    );
+    let array = r#"[{"image": "1.jpg", "caption": "first", "caption": "second"}]"#;
+    let pairs = open("a.json", array, |_| {}).unwrap();
+    assert!(pairs.repeated.note("a.json").is_some());
+}
+
+#[test]
+fn a_split_column_of_another_spelling_is_read_and_one_of_another_name_is_said() {
+    let rows = |column: &str, last: &str| {
+        let row = |at: usize, name: &str| {
+            format!("{{\"image\": \"{at}.jpg\", \"caption\": \"c\", \"{column}\": {name}}}\n")
+        };
+        [row(0, "\"train\""), row(1, "\"val\""), row(2, last)].concat()
+    };
+    let counts = |pairs: &Pairs| Split::ALL.map(|split| pairs.len(split));
+    for column in ["split", "Split", " SPLIT "] {
+        let pairs = open("a.jsonl", rows(column, "\"test\""), |_| {}).unwrap();
+        assert_eq!(counts(&pairs), [1, 1, 1], "{column}");
+        let csv = format!("image,caption,{column}\n0.jpg,a,train\n1.jpg,b,dev\n");
+        let pairs = open("a.csv", csv, |_| {}).unwrap();
+        assert_eq!(counts(&pairs), [1, 1, 0], "{column}");
+    }
+    let set = open("a.jsonl", rows("set", "\"test\""), |_| {}).unwrap();
+    assert_eq!(counts(&set), [3, 0, 0]);
+    let note = set.notes().pop().unwrap();
+    assert!(
+        note.contains("`set` names splits and is not read"),
+        "{note}"
+    );
+    let set = open("a.jsonl", rows("set", "\"chess\""), |_| {}).unwrap();
+    assert!(!set.notes().concat().contains("`set`"));
+    // What cannot name a split costs its row.
+    let listed = open("a.jsonl", rows("split", "[\"val\"]"), |_| {}).unwrap();
+    assert_eq!(counts(&listed), [1, 1, 0]);
+    assert_eq!(rejected(&listed), [(3, "column `split` names no split")]);
+}

@@ -8,9 +8,9 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::ParquetConfig;
 use crate::error::ReadError;
-use crate::formats::parquet::columns::{picture, plain};
+use crate::formats::parquet::columns::{is_plain, picture, plain};
 use crate::order::draws::{Stream, hash_text};
-use crate::sources::parquet::table::Table;
+use crate::sources::parquet::table::{Said, Table};
 use crate::sources::source::picture_of_bytes;
 use crate::sources::splits::Split;
 use crate::store;
@@ -60,7 +60,7 @@ impl<'a> Draw<'a> {
     pub(super) fn new(
         config: &'a ParquetConfig,
         drawn: bool,
-        tables: &[(Table, Vec<Vec<String>>)],
+        tables: &[(Table, Vec<Said>)],
         splits: &[Split],
     ) -> Self {
         let train = tables
@@ -91,7 +91,10 @@ impl<'a> By<'a> {
     pub(super) fn of(config: &'a ParquetConfig, tables: &[&Table]) -> Self {
         let has = |column: &&str| {
             let mut schemas = tables.iter().map(|table| table.metadata.schema());
-            schemas.all(|schema| schema.column_with_name(column).is_some())
+            schemas.all(|schema| {
+                let found = schema.column_with_name(column);
+                found.is_some_and(|(_, field)| is_plain(field.data_type()))
+            })
         };
         let bytes: i64 = tables.iter().map(|table| table.picture_bytes()).sum();
         let local = !tables
@@ -129,6 +132,13 @@ impl<'a> By<'a> {
                 let at = table.metadata.schema().index_of(name);
                 let at =
                     at.map_err(|_| format!("data.parquet.picture_id: no column `{name}` in it"))?;
+                let kind = table.metadata.schema().field(at).data_type();
+                if !is_plain(kind) {
+                    let reason = format!(
+                        "data.parquet.picture_id: column `{name}` is {kind}, neither texts nor numbers"
+                    );
+                    return Err(reason.into());
+                }
                 let mask = ProjectionMask::roots(schema, [at]);
                 (mask, |column, row| {
                     let text = plain(column, row).filter(|text| !text.is_empty())?;

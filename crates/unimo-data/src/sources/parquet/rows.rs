@@ -1,5 +1,6 @@
 //! Rows of Parquet files as samples.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
@@ -12,9 +13,9 @@ use crate::images::{self, Limits};
 use crate::order::draws::{Stream, hash_text, unit};
 use crate::sources::folders::files_in;
 use crate::sources::given::expand;
-use crate::sources::left_out::LeftOut;
+use crate::sources::left_out::{LeftOut, of_split};
 use crate::sources::parquet::pictures::Draw;
-use crate::sources::parquet::table::{Table, read_file};
+use crate::sources::parquet::table::{Said, Table, read_file};
 use crate::sources::source::{Offers, Sample, Source, SplitFacts, picture_of_bytes};
 use crate::sources::splits::{BySplit, Split, drawn, not_drawn};
 use crate::store::Storage;
@@ -30,6 +31,10 @@ pub struct Rows {
     /// How rows of the same image were found.
     told_by: String,
     left_out: LeftOut,
+    /// Rows of no split.
+    rows_left_out: LeftOut,
+    /// A line about a column that names splits and is not read.
+    unread_splits: Option<String>,
     rejected: Vec<SampleError>,
     images: bool,
     image_column: String,
@@ -85,7 +90,9 @@ impl Rows {
             let read = read.and_then(|object| read_file(object, config));
             read.map_err(|error| DataError::unread(path, error))
         });
-        let held_out = files.iter().any(|(_, split)| *split == Split::Val);
+        // Where a column names the split of each row, none is drawn.
+        let told = config.split_column.is_some();
+        let held_out = told || files.iter().any(|(_, split)| *split == Split::Val);
         let mut rows = Self {
             files: Vec::new(),
             parts: BySplit::default(),
@@ -93,6 +100,8 @@ impl Rows {
             val_fraction: config.val_fraction,
             told_by: String::new(),
             left_out,
+            rows_left_out: LeftOut::new("rows"),
+            unread_splits: None,
             rejected: Vec::new(),
             images: config.images,
             image_column: config.image_column.clone(),
@@ -103,18 +112,42 @@ impl Rows {
         for opened in opened {
             tables.push(opened?);
         }
-        let splits: Vec<Split> = files.iter().map(|(_, split)| *split).collect();
+        if !told {
+            rows.unread_splits = unread_splits(&tables);
+        }
+        let names = config.splits();
+        // Any file may hold rows that are held out.
+        let splits = files
+            .iter()
+            .map(|(_, split)| if told { Split::Val } else { *split });
+        let splits: Vec<Split> = splits.collect();
         let mut draw = Draw::new(config, !held_out, &tables, &splits);
         rows.told_by = draw.by.name();
         for ((table, texts), (path, split)) in tables.into_iter().zip(&files) {
             let base = path.file_name().unwrap_or_default().to_string_lossy();
             let by = match *split {
-                Split::Train => &draw.by,
-                Split::Val | Split::Test => &draw.held,
+                Split::Train if !told => &draw.by,
+                Split::Train | Split::Val | Split::Test => &draw.held,
             };
             let pictures = by.pictures(&table, texts.len());
             let pictures = pictures.map_err(|error| DataError::unread(path, error))?;
-            for (number, captions) in (0u64..).zip(texts) {
+            for (
+                number,
+                Said {
+                    captions,
+                    split: own,
+                },
+            ) in (0u64..).zip(texts)
+            {
+                let own = own.filter(|name| !name.trim().is_empty());
+                let split = match own.as_deref().map(|name| (names.of(name), name)) {
+                    None => *split,
+                    Some((Some(own), _)) => own,
+                    Some((None, name)) => {
+                        rows.rows_left_out.add(of_split(name));
+                        continue;
+                    }
+                };
                 if captions.is_empty() {
                     rows.rejected.push(SampleError::new(
                         Place {
@@ -126,7 +159,7 @@ impl Rows {
                     continue;
                 }
                 let group = table.starts.partition_point(|start| *start <= number) - 1;
-                let mut split = *split;
+                let mut split = split;
                 let picture = pictures.get(number as usize).copied().flatten();
                 if split == Split::Train && !held_out {
                     let own = || hash_text(Stream::Split, &format!("{base}:{number}"));
@@ -161,6 +194,9 @@ impl Rows {
                     .unwrap_or_default(),
                 reason: match rows.rejected.first() {
                     Some(first) => format!("no row can be used; first: {first}"),
+                    None if rows.rows_left_out.total() > 0 => {
+                        format!("no row can be used: {}", rows.rows_left_out)
+                    }
                     None => "no rows".to_owned(),
                 },
             });
@@ -244,6 +280,20 @@ impl Rows {
     }
 }
 
+/// A line about a column that seems to name splits and is not read.
+fn unread_splits(tables: &[(Table, Vec<Said>)]) -> Option<String> {
+    let found = tables.iter().find_map(|(table, _)| {
+        let mut fields = table.metadata.schema().fields().iter();
+        let field = fields.find(|field| field.name().eq_ignore_ascii_case("split"))?;
+        Some((&table.name, field.name()))
+    });
+    let (file, column) = found?;
+    Some(format!(
+        "{file}: its column `{column}` is not read, since a file's name says the split of all its rows; data.parquet.split_column = \
+         {column:?} takes it from there"
+    ))
+}
+
 /// The files with their splits.
 fn list(
     config: &ParquetConfig,
@@ -275,7 +325,10 @@ fn list(
         return Ok(files);
     };
     let splits = config.splits();
-    let is_parquet = |path: &Path| path.extension().is_some_and(|e| e == "parquet");
+    let is_parquet = |path: &Path| {
+        let extension = path.extension();
+        extension.is_some_and(|e| e.eq_ignore_ascii_case("parquet"))
+    };
     let mut others = Vec::new();
     for inside in files_in(folder, &is_parquet)?.files {
         let name = inside.file_name().unwrap_or_default().to_string_lossy();
@@ -287,6 +340,9 @@ fn list(
             .or_else(|| above.and_then(|above| splits.of(&above)));
         match split {
             Some(split) => files.push((folder.join(&inside), split)),
+            None if config.split_column.is_some() => {
+                files.push((folder.join(&inside), Split::Train));
+            }
             None => others.push(inside.display().to_string()),
         }
     }
@@ -320,10 +376,9 @@ impl Source for Rows {
             0 => String::new(),
             rows => format!(", {rows} to test on"),
         };
-        let left_out = match self.left_out.total() {
-            0 => String::new(),
-            _ => format!(", {}", self.left_out),
-        };
+        let left_out = [&self.left_out, &self.rows_left_out];
+        let left_out = left_out.into_iter().filter(|items| items.total() > 0);
+        let left_out: String = left_out.map(|items| format!(", {items}")).collect();
         format!(
             "{} Parquet files ({}): {} training rows, {} held out{test}{left_out}, {} unusable",
             self.files.len(),
@@ -346,6 +401,7 @@ impl Source for Rows {
             let why = "the files say which split a row is of";
             notes.extend(not_drawn(first, self.val_fraction, why));
         }
+        notes.extend(self.unread_splits.clone());
         notes
     }
 
@@ -427,6 +483,10 @@ impl Source for Rows {
 
     fn rejected(&self) -> &[SampleError] {
         &self.rejected
+    }
+
+    fn left_out(&self) -> BTreeMap<String, u64> {
+        self.rows_left_out.counts()
     }
 }
 

@@ -19,7 +19,7 @@ use parquet::file::serialized_reader::SerializedPageReader;
 use super::ParquetConfig;
 use crate::error::ReadError;
 use crate::formats::parquet::chunks::Chunks;
-use crate::formats::parquet::columns::each_text;
+use crate::formats::parquet::columns::{each_text, is_plain, plain};
 use crate::store::Object;
 
 /// Number of rows whose texts are decoded at once.
@@ -160,11 +160,18 @@ fn refuse_compression(
     Ok(())
 }
 
-/// Opens a file and reads its texts, one list per row.
+/// What a file says of a row.
+pub(super) struct Said {
+    pub(super) captions: Vec<String>,
+    /// The name of its split, if a column says it.
+    pub(super) split: Option<String>,
+}
+
+/// Opens a file and reads its texts, and its splits if a column says them.
 pub(super) fn read_file(
     object: Arc<dyn Object>,
     config: &ParquetConfig,
-) -> Result<(Table, Vec<Vec<String>>), ReadError> {
+) -> Result<(Table, Vec<Said>), ReadError> {
     let whole = Chunks::new(object);
     whole.caught(|chunks| {
         let text = |error: ParquetError| error.to_string();
@@ -183,13 +190,17 @@ pub(super) fn read_file(
         let schema = metadata.parquet_schema();
         let roots = metadata.schema().fields();
         let root = |column: &str| {
-            roots
-                .iter()
-                .position(|field| field.name() == column)
-                .ok_or_else(|| {
+            let mut found = (0..roots.len()).filter(|at| roots[*at].name() == column);
+            match (found.next(), found.next()) {
+                (Some(at), None) => Ok(at),
+                (Some(_), Some(_)) => Err(format!(
+                    "column `{column}` is there more than once, so that its name does not say which is meant"
+                )),
+                (None, _) => {
                     let names: Vec<&str> = roots.iter().map(|field| &**field.name()).collect();
-                    format!("no column `{column}`; there are {}", names.join(", "))
-                })
+                    Err(format!("no column `{column}`; there are {}", names.join(", ")))
+                }
+            }
         };
         // Names may contain dots, so paths are compared part by part.
         let stored = |path: &[&str]| {
@@ -201,7 +212,8 @@ pub(super) fn read_file(
             let kind = roots[root(name)?].data_type();
             let column = match kind {
                 DataType::Struct(_) => stored(&[name, "bytes"]),
-                _ => stored(&[name]),
+                DataType::Binary | DataType::LargeBinary | DataType::BinaryView => stored(&[name]),
+                _ => None,
             };
             let column = column.ok_or_else(|| {
                 format!("column `{name}` is {kind}, neither binary nor a struct of `bytes`")
@@ -211,14 +223,21 @@ pub(super) fn read_file(
         } else {
             None
         };
-        let texts = config
-            .text_columns
-            .iter()
-            .map(|column| root(column))
-            .collect::<Result<Vec<_>, _>>()?;
+        let read = config.text_columns.iter().chain(&config.split_column);
+        let texts = read.map(|column| root(column));
+        let texts = texts.collect::<Result<Vec<_>, _>>()?;
+        if let (Some(name), Some(at)) = (&config.split_column, texts.last())
+            && !is_plain(roots[*at].data_type())
+        {
+            let kind = roots[*at].data_type();
+            return Err(format!("column `{name}` is {kind}, which names no split").into());
+        }
         for (column, about) in schema.columns().iter().enumerate() {
             let of = about.path().parts().first();
-            if let Some(name) = of.filter(|name| config.text_columns.contains(name)) {
+            let is_read = |name: &&String| {
+                config.text_columns.contains(name) || config.split_column.as_ref() == Some(*name)
+            };
+            if let Some(name) = of.filter(is_read) {
                 refuse_compression(&metadata, column, name)?;
             }
         }
@@ -249,11 +268,11 @@ pub(super) fn read_file(
     })
 }
 
-/// Appends the captions of each row of a batch.
+/// Appends what each row of a batch says.
 pub(super) fn captions(
     batch: &RecordBatch,
     config: &ParquetConfig,
-    all: &mut Vec<Vec<String>>,
+    all: &mut Vec<Said>,
 ) -> Result<(), String> {
     let columns = config
         .text_columns
@@ -263,6 +282,8 @@ pub(super) fn captions(
             column.ok_or_else(|| format!("no column `{name}`"))
         })
         .collect::<Result<Vec<_>, _>>()?;
+    let split = config.split_column.as_ref();
+    let split = split.and_then(|name| batch.column_by_name(name));
     for row in 0..batch.num_rows() {
         let mut seen = HashSet::new();
         let mut captions = Vec::new();
@@ -277,7 +298,10 @@ pub(super) fn captions(
                 format!("column `{name}` is {kind}, neither strings nor lists of strings")
             })?;
         }
-        all.push(captions);
+        all.push(Said {
+            captions,
+            split: split.and_then(|column| plain(column, row)),
+        });
     }
     Ok(())
 }

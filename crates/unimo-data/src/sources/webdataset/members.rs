@@ -1,6 +1,6 @@
 //! Images and texts in the members of a sample.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 use image::RgbImage;
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::error::{DataError, ReadError, SampleError};
 use crate::formats::encoding::text_of;
-use crate::formats::json::parse;
+use crate::formats::json::parse_distinct;
 use crate::images;
 use crate::sources::pack::Record;
-use crate::sources::source::picture_of_bytes;
+use crate::sources::source::{Source, picture_of_bytes};
 use crate::sources::splits::Split;
 use crate::sources::webdataset::{LARGEST_TEXT, Shard, Texts, Txt, WebDataset};
 use crate::store::shards::{Member, MemberKind};
@@ -108,6 +108,8 @@ impl WebDataset {
     pub(super) fn texts_in(&self, shard: &Shard, members: &[Member]) -> Result<Texts, ReadError> {
         let mut captions = Vec::new();
         let mut seen = HashSet::new();
+        // A caption in another member counts although a .json is damaged.
+        let mut damaged = None;
         let mut add = |text: &str| {
             captions.extend(spaced(text).filter(|text| seen.insert(text.clone())));
         };
@@ -115,22 +117,27 @@ impl WebDataset {
             let name = member.kind.extension();
             let bytes = self.read_from(shard, member)?;
             let wrong = |reason: String| format!("its .{name}: {reason}");
+            if member.kind == MemberKind::Json {
+                let value = text_of(&bytes).and_then(|text| parse_distinct(text.as_bytes()));
+                let value = match value {
+                    Ok(value) => value,
+                    Err(reason) => {
+                        damaged = Some(wrong(reason));
+                        continue;
+                    }
+                };
+                if let Some(record) = Record::of(&value) {
+                    let record = record.map_err(wrong)?;
+                    return Ok(Texts::Record(Box::new(record)));
+                }
+                let keys = self.caption_keys.iter();
+                for text in keys.flat_map(|key| strings(&value[key])) {
+                    add(text);
+                }
+                continue;
+            }
             let text = text_of(&bytes).map_err(wrong)?;
             match member.kind {
-                MemberKind::Json => {
-                    let value: Value = parse(text.as_bytes()).map_err(wrong)?;
-                    if let Some(record) = Record::of(&value) {
-                        let record = record.map_err(wrong)?;
-                        return Ok(Texts::Record(Box::new(record)));
-                    }
-                    for text in self
-                        .caption_keys
-                        .iter()
-                        .flat_map(|key| strings(&value[key]))
-                    {
-                        add(text);
-                    }
-                }
                 MemberKind::Cls => {
                     let class = self.class(text).map_err(wrong)?;
                     add(&self.class_caption.replace("{}", &class));
@@ -139,7 +146,83 @@ impl WebDataset {
                 _ => add(text),
             }
         }
-        Ok(Texts::Captions(captions))
+        match damaged {
+            Some(reason) if captions.is_empty() => Err(reason.into()),
+            _ => Ok(Texts::Captions(captions)),
+        }
+    }
+
+    /// Looks at the `.json` of some samples of each split, all over it: lines about those that are damaged beside another text, whose captions
+    /// are lost, and about `caption_keys` that none has. `keys`: whether these are not the default.
+    ///
+    /// # Errors
+    ///
+    /// A shard cannot be read now.
+    pub(super) fn look_at_json(&self, keys: bool) -> Result<Vec<String>, DataError> {
+        /// Files that are looked at in each split.
+        const LOOKED_AT: usize = 8;
+        /// Keys of files that are shown.
+        const SHOWN: usize = 20;
+        let mut there = BTreeSet::new();
+        let (mut files, mut damaged, mut first) = (0, 0, None);
+        for split in Split::ALL {
+            let all = self.len(split);
+            for index in (0..all).step_by(all.div_ceil(LOOKED_AT).max(1)) {
+                let members = self.part(split).members(index);
+                let texts = members.iter().filter(|member| !member.kind.is_image());
+                let Some(member) = texts.clone().find(|m| m.kind == MemberKind::Json) else {
+                    continue;
+                };
+                let alone = texts.count() == 1;
+                if alone && !keys {
+                    continue;
+                }
+                let bytes = match self.read(split, index, member) {
+                    Err(error) if error.is_unavailable() => {
+                        return Err(DataError::unavailable(&error));
+                    }
+                    read => read.unwrap_or_default(),
+                };
+                let read = text_of(&bytes).and_then(|text| parse_distinct(text.as_bytes()));
+                files += 1;
+                match read {
+                    Ok(Value::Object(object)) => {
+                        there.extend(object.into_iter().map(|(key, _)| key))
+                    }
+                    // What is damaged and alone is listed when the sample is read.
+                    Err(reason) if !alone => {
+                        damaged += 1;
+                        first.get_or_insert(format!("{}: {reason}", self.place(split, index)));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let mut notes = Vec::new();
+        if let Some(first) = first {
+            notes.push(format!(
+                "{}: {damaged} of {files} .json that were looked at cannot be read, and the other texts of their samples are used alone; the first: {first}",
+                self.name()
+            ));
+        }
+        let asked = self.caption_keys.iter().filter(|key| !there.contains(*key));
+        let unused: Vec<&str> = asked.map(String::as_str).collect();
+        if keys && !unused.is_empty() {
+            let keys = unused.join(", ");
+            let there: Vec<&str> = there.iter().map(String::as_str).take(SHOWN).collect();
+            notes.push(match files {
+                0 => format!(
+                    "{}: no .json was found in which data.webdataset.caption_keys ({keys}) could be looked up",
+                    self.name()
+                ),
+                files => format!(
+                    "{}: data.webdataset.caption_keys: {keys} in none of {files} .json that were looked at; keys that they have: {}",
+                    self.name(),
+                    there.join(", ")
+                ),
+            });
+        }
+        Ok(notes)
     }
 
     /// The name of a class.

@@ -53,6 +53,7 @@ impl Source for WebDataset {
             let why = "the shards say which split a sample is of";
             notes.extend(not_drawn(&self.name(), self.val_fraction, why));
         }
+        notes.extend(self.of_json.clone());
         notes
     }
 

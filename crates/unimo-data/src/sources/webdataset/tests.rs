@@ -586,3 +586,80 @@ fn an_index_that_does_not_fit_is_listed_and_not_used() {
             .contains("its index is not used")
     );
 }
+
+#[test]
+fn caption_keys_that_are_nowhere_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = br#"{"caption": "in json", "url": "u"}"#;
+    let shard = tar_of(&[
+        ("0.png", &png(0)),
+        ("0.txt", b"in txt"),
+        ("0.json", json),
+        ("1.png", &png(1)),
+        ("1.txt", b"in txt"),
+    ]);
+    std::fs::write(folder.path().join("0.tar"), shard).unwrap();
+    let note = |keys: &[&str]| {
+        let source = open(&WebDatasetConfig {
+            caption_keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+            ..urls(folder.path().to_owned())
+        });
+        let notes = source.unwrap().notes();
+        notes.into_iter().find(|note| note.contains("caption_keys"))
+    };
+    let said = note(&["caption", "alt", "tilte"]).unwrap();
+    let expected =
+        "alt, tilte in none of 1 .json that were looked at; keys that they have: caption, url";
+    assert!(said.ends_with(expected), "{said}");
+    assert_eq!(note(&["url"]), None);
+    assert_eq!(
+        note(&["caption", "captions"]),
+        None,
+        "the default asks for either"
+    );
+}
+
+#[test]
+fn a_key_that_is_there_twice_is_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = br#"{"caption": "first", "caption": "second"}"#;
+    let shard = tar_of(&[("0.png", &png(0)), ("0.json", json)]);
+    std::fs::write(folder.path().join("0.tar"), shard).unwrap();
+    let source = open(&urls(folder.path().to_owned())).unwrap();
+    let reason = source.captions(Split::Train, 0).unwrap_err().reason;
+    assert!(reason.contains("`caption` is there twice"), "{reason}");
+}
+
+#[test]
+fn a_damaged_json_takes_no_other_text_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let utf16: Vec<u8> = "\u{feff}{}"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let damaged: [&[u8]; 3] = [b"{\"caption\": \"j\",}", b"", &utf16];
+    let members = damaged.iter().enumerate().flat_map(|(at, json)| {
+        let name = |extension: &str| format!("{at}.{extension}");
+        let text = format!("text {at}").into_bytes();
+        [
+            (name("png"), png(0)),
+            (name("txt"), text),
+            (name("json"), json.to_vec()),
+        ]
+    });
+    let members: Vec<(String, Vec<u8>)> = members.collect();
+    let members: Vec<(&str, &[u8])> = members.iter().map(|(n, b)| (n.as_str(), &**b)).collect();
+    std::fs::write(folder.path().join("0.tar"), tar_of(&members)).unwrap();
+    let source = open(&urls(folder.path().to_owned())).unwrap();
+    let captions = |at| source.captions(Split::Train, at).unwrap();
+    assert_eq!(all(&source, Split::Train).len(), 3);
+    assert_eq!(
+        [captions(0), captions(1), captions(2)],
+        [["text 0"], ["text 1"], ["text 2"]]
+    );
+    let note = source.notes().pop().unwrap();
+    assert!(
+        note.contains("2 of 2 .json that were looked at cannot be read"),
+        "{note}"
+    );
+}

@@ -14,6 +14,8 @@ const BLOCK: u64 = 512;
 const WINDOW: usize = 8 << 10;
 /// Longest name or PAX header, in bytes.
 const LONGEST_EXTENSION: u64 = 64 << 10;
+/// Number of bytes behind the end-of-archive marker that are looked at: programs fill up to records of 10 KiB, or as they are told.
+const LONGEST_FILL: u64 = 64 << 10;
 /// Largest number of members of a shard.
 const MOST_MEMBERS: usize = 1 << 22;
 /// Number of unusable members after which the rest of a shard is given up.
@@ -108,7 +110,7 @@ impl Scan<'_> {
             let at = self.at;
             let block = self.bytes(at, BLOCK as usize)?;
             if block.iter().all(|byte| *byte == 0) {
-                return Ok(());
+                return self.nothing_behind();
             }
             let header = tar::Header::from_byte_slice(block).clone();
             check_sum(&header)?;
@@ -148,6 +150,27 @@ impl Scan<'_> {
                 None => size,
             };
         }
+    }
+
+    /// Checks that there is no second archive behind the marker at whose position the scan is.
+    fn nothing_behind(&mut self) -> Result<(), ReadError> {
+        let size = self.object.size();
+        // Archives are filled up with zeros to whole records.
+        let end = size.min(self.at.saturating_add(LONGEST_FILL));
+        let mut at = self.at;
+        while at < end {
+            let piece = (end - at).min(WINDOW as u64) as usize;
+            if self.bytes(at, piece)?.iter().any(|byte| *byte != 0) {
+                return Err(format!(
+                    "{} bytes behind the end-of-archive marker are not read, as of an archive that was appended by `cat`: members belong \
+                     before it, or into a shard of their own",
+                    size - self.at
+                )
+                .into());
+            }
+            at += piece as u64;
+        }
+        Ok(())
     }
 
     fn after_sparse_map(&mut self, mut at: u64) -> Result<u64, ReadError> {

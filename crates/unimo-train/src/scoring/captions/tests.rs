@@ -181,3 +181,21 @@ fn the_scores_are_written_whole() {
     assert_eq!(written["images"].as_array().map(Vec::len), Some(1));
     assert_eq!(written["images_without_result"], 3);
 }
+
+/// `json.dumps` of Python writes NaN for scores, and a key twice is no caption.
+#[test]
+fn results_are_read_as_python_writes_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("references.json"), references().to_string()).unwrap();
+    let of = |results: &str| {
+        std::fs::write(at("results.json"), results).unwrap();
+        of_files(&at("results.json"), &at("references.json")).map_err(|error| error.to_string())
+    };
+    let read = of(r#"[{"image_id": 5, "caption": "a dog", "score": NaN}]"#).unwrap();
+    assert_eq!(read.images.len(), 1);
+    let error = of(r#"[{"image_id": 5, "caption": "a dog", "caption": "b"}]"#)
+        .err()
+        .unwrap();
+    assert!(error.contains("`caption` is there twice"), "{error}");
+}

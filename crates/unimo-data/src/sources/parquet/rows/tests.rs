@@ -4,7 +4,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use arrow_array::builder::{ListBuilder, StringBuilder};
-use arrow_array::{ArrayRef, BinaryArray, Int32Array, RecordBatch, StringArray, StructArray};
+use arrow_array::{
+    ArrayRef, BinaryArray, BooleanArray, Float64Array, Int32Array, RecordBatch, StringArray,
+    StructArray, UInt8Array,
+};
 use arrow_schema::{DataType, Field, Fields};
 use image::{ImageFormat, Rgb};
 use parquet::arrow::ArrowWriter;
@@ -491,4 +494,81 @@ fn damage_is_refused() {
         assert!(read_all(&path).is_err(), "cut at {at}");
     }
     assert!(refused > 0);
+}
+
+/// pandas makes floats of whole numbers where some are absent, and narrow types where asked to.
+#[test]
+fn identifiers_of_any_type_of_number_tell_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("train-0.parquet");
+    let numbers = 0..120u8;
+    let columns: [(&str, ArrayRef); 3] = [
+        (
+            "narrow",
+            Arc::new(UInt8Array::from_iter_values(numbers.clone())),
+        ),
+        (
+            "float",
+            Arc::new(Float64Array::from_iter_values(numbers.map(f64::from))),
+        ),
+        ("flag", Arc::new(BooleanArray::from(vec![true; 120]))),
+    ];
+    let rows = batch(0, 120);
+    let own = rows.schema();
+    let own = own.fields().iter().map(|field| field.name().clone());
+    let own: Vec<(String, ArrayRef)> = own.zip(rows.columns().to_vec()).collect();
+    let further = columns.map(|(name, column)| (name.to_owned(), column));
+    let rows = RecordBatch::try_from_iter(own.into_iter().chain(further)).unwrap();
+    write(&path, &rows, true, 50);
+    let told = |column: &str| {
+        let mut config = config(folder.path());
+        config.val_fraction = 0.25;
+        config.picture_id = Some(column.to_owned());
+        let source = open(&config)?;
+        let known = |row: &Row| row.picture.is_some();
+        let parts = Split::ALL.map(|split| source.part(split).rows.iter().all(known));
+        Ok::<_, DataError>(parts == [true; 3])
+    };
+    assert!(told("narrow").unwrap() && told("float").unwrap());
+    let message = told("flag").unwrap_err().to_string();
+    assert!(message.contains("`flag` is Boolean"), "{message}");
+}
+
+/// As some data sets on the hub: one file, whose rows say which split they are of.
+#[test]
+fn rows_may_say_which_split_they_are_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("test-0.parquet");
+    let names = ["train", "Train", "restval", "val", "dev", "test", "extra"];
+    let splits = names.map(Some).into_iter().chain([None]);
+    let splits: ArrayRef = Arc::new(StringArray::from_iter(splits));
+    let rows = batch(0, 8);
+    let own = rows.schema();
+    let own = own.fields().iter().map(|field| field.name().clone());
+    let own: Vec<(String, ArrayRef)> = own.zip(rows.columns().to_vec()).collect();
+    let all_columns = own.into_iter().chain([("Split".to_owned(), splits)]);
+    let rows = RecordBatch::try_from_iter(all_columns).unwrap();
+    write(&path, &rows, true, 50);
+    // Without the setting the file's name counts, and a line says that the column does not.
+    let source = open(&config(folder.path())).unwrap();
+    assert_eq!(source.len(Split::Test), 8);
+    let note = source.notes().pop().unwrap();
+    assert!(note.contains("`Split` is not read"), "{note}");
+    let mut told = config(folder.path());
+    told.split_column = Some("Split".to_owned());
+    told.val_fraction = 0.05;
+    let source = open(&told).unwrap();
+    assert_eq!(all(&source, Split::Train), numbers(0..3));
+    assert_eq!(all(&source, Split::Val), numbers(3..5));
+    let tested = [numbers(5..6), numbers(7..8)].concat();
+    assert_eq!(all(&source, Split::Test), tested);
+    let about = source.describe();
+    assert!(
+        about.contains("1 rows left out (1 of the split \"extra\")"),
+        "{about}"
+    );
+    assert_eq!(source.left_out().into_values().sum::<u64>(), 1);
+    told.split_column = Some("set".to_owned());
+    let message = open(&told).err().unwrap().to_string();
+    assert!(message.contains("no column `set`"), "{message}");
 }
