@@ -23,6 +23,7 @@
 //!     patch_bias: false,
 //!     distillation_token: false,
 //!     qkv_bias: true,
+//!     stem: None,
 //!     mask_embedding: false,
 //!     dropout: 0.0,
 //!     drop_path: 0.0,
@@ -55,6 +56,7 @@ pub mod region;
 pub mod registry;
 pub mod representation;
 mod rows;
+pub mod stem;
 pub mod text;
 pub mod weights;
 
