@@ -282,6 +282,7 @@ mod tests {
                 patch_bias: false,
                 distillation_token: false,
                 qkv_bias: true,
+                stem: None,
                 mask_embedding: false,
                 dropout: 0.0,
                 drop_path: 0.0,

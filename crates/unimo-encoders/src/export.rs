@@ -176,6 +176,7 @@ mod tests {
             patch_bias: vit,
             distillation_token: vit,
             qkv_bias: true,
+            stem: None,
             mask_embedding: false,
             dropout: 0.0,
             drop_path: 0.0,

@@ -1,6 +1,7 @@
 //! ViT and the image tower of CLIP.
 //!
-//! Source: Dosovitskiy et al. 2021; CLIP's tower adds a norm before the blocks and has no bias on the patches.
+//! Source: Dosovitskiy et al. 2021; CLIP's tower adds a norm before the blocks and has no bias on the patches. [Early
+//! convolutions](crate::stem) may take the place of the projection of patches.
 //!
 //! Shape legend: `B` rows, `P` patch size, `G` patches per side, `N` positions (class tokens and `G * G` patches), `D` width.
 
@@ -15,6 +16,7 @@ use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear};
 use unimo_core::mask::PaddingMask;
 
 use crate::sizes;
+use crate::stem::{Stem, StemConfig};
 
 /// An image encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +47,10 @@ pub struct ImageEncoderConfig {
     /// Biases on queries, keys and values; some ViTs have none.
     #[serde(default = "biased", skip_serializing_if = "is_biased")]
     pub qkv_bias: bool,
+    /// Early convolutions in front of the patch embedding, which then is the last, 1x1 convolution; absent: the patch embedding reads
+    /// the pixels of a patch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stem: Option<StemConfig>,
     /// Whether there is an embedding for hidden patches, which masked image modelling needs (BEiT, SIMLA, MAMO).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub mask_embedding: bool,
@@ -75,7 +81,18 @@ impl ImageEncoderConfig {
             "patch_size",
             self.patch_size,
             format_args!("must divide image_size = {}", self.image_size),
-        )
+        )?;
+        let Some(stem) = &self.stem else {
+            return Ok(());
+        };
+        ConfigError::unless(
+            !self.mask_embedding,
+            "mask_embedding",
+            self.mask_embedding,
+            "must be false with a stem, whose convolutions would show hidden patches to their neighbours",
+        )?;
+        stem.validate(self.patch_size)
+            .map_err(|error| error.within("stem"))
     }
 
     /// `G`.
@@ -109,10 +126,15 @@ impl ImageEncoderConfig {
     /// A new encoder.
     pub fn init(&self, init: &mut Init) -> ImageEncoder {
         let block = self.block();
-        let inputs = Images::CHANNELS * self.patch_size * self.patch_size;
+        let stem = self.stem.as_ref();
+        let inputs = stem.map_or(
+            Images::CHANNELS * self.patch_size * self.patch_size,
+            StemConfig::outputs,
+        );
         let norm = |init: &mut Init| LayerNorm::new(init, self.width, self.layer_norm_eps);
         let positions = self.positions();
         ImageEncoder {
+            stem: stem.map(|stem| stem.init(init, self.layer_norm_eps)),
             patch_embedding: Linear::new(init, inputs, self.width, self.patch_bias),
             class_embedding: init.normal([self.width]),
             distillation_embedding: self.distillation_token.then(|| init.normal([self.width])),
@@ -139,7 +161,10 @@ impl ImageEncoderConfig {
 /// ViT or CLIP's image tower.
 #[derive(Module, Debug)]
 pub struct ImageEncoder {
-    /// `[3 * P * P, D]`: the patch convolution as a matrix product, channels first as in the convolution's kernel.
+    /// Early convolutions.
+    pub stem: Option<Stem>,
+    /// `[3 * P * P, D]`: the patch convolution as a matrix product, channels first as in the convolution's kernel. With a stem `[O, D]`,
+    /// for the `O` channels of the stem.
     pub patch_embedding: Linear,
     /// `[D]`.
     pub class_embedding: Param<Tensor<1>>,
@@ -262,8 +287,12 @@ impl ImageEncoder {
             [grid, grid, 0, 0],
             "{height} x {width} pixels are no {grid} x {grid} patches of {p}; `with_grid` interpolates positions"
         );
+        let pixels = cast(pixels, self.dtype);
+        if let Some(stem) = &self.stem {
+            return self.patch_embedding.forward(stem.forward(pixels));
+        }
         // [B, 3, G, P, G, P] -> [B, G * G, 3 * P * P]: each row is a patch, ordered as a convolution kernel.
-        let patches = cast(pixels, self.dtype)
+        let patches = pixels
             .reshape([rows, channels, down, p, across, p])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([rows, down * across, channels * p * p]);
@@ -410,6 +439,7 @@ mod tests {
             patch_bias: false,
             distillation_token: false,
             qkv_bias: true,
+            stem: None,
             mask_embedding: false,
             dropout: 0.0,
             drop_path: 0.0,

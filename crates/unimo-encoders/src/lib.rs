@@ -23,6 +23,7 @@
 //!     patch_bias: false,
 //!     distillation_token: false,
 //!     qkv_bias: true,
+//!     stem: None,
 //!     mask_embedding: false,
 //!     dropout: 0.0,
 //!     drop_path: 0.0,
@@ -56,6 +57,7 @@ pub mod registry;
 pub mod representation;
 mod rows;
 mod sizes;
+pub mod stem;
 pub mod text;
 pub mod weights;
 

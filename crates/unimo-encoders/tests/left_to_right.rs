@@ -64,6 +64,7 @@ fn model() -> BackboneConfig {
             patch_bias: true,
             distillation_token: false,
             qkv_bias: true,
+            stem: None,
             mask_embedding: false,
             dropout: 0.0,
             drop_path: 0.0,

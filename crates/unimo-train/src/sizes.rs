@@ -169,6 +169,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             patch_bias: false,
             distillation_token: false,
             qkv_bias: true,
+            stem: None,
             mask_embedding: family == Family::Mamo,
             dropout: 0.0,
             drop_path: 0.0,

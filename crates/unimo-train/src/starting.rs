@@ -686,6 +686,7 @@ fn image_contradictions(
         activation,
         layer_norm_eps,
         pre_norm,
+        stem,
         patch_bias,
         distillation_token,
         qkv_bias,

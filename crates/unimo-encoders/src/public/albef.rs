@@ -138,6 +138,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
             patch_bias: true,
             distillation_token: false,
             qkv_bias: true,
+            stem: None,
             mask_embedding: false,
             dropout: 0.0,
             drop_path: 0.0,

@@ -182,6 +182,7 @@ fn image_config(json: &serde_json::Value) -> Result<ImageEncoderConfig, String> 
         patch_bias: false,
         distillation_token: false,
         qkv_bias: true,
+        stem: None,
         mask_embedding: false,
         dropout: 0.0,
         drop_path: 0.0,
@@ -323,6 +324,7 @@ pub fn is_bridgetower(
     )?;
     only("image.pre_norm", &image.pre_norm, &true)?;
     only("image.patch_bias", &image.patch_bias, &false)?;
+    only("image.stem", &image.stem, &None)?;
     only(
         "image.distillation_token",
         &image.distillation_token,

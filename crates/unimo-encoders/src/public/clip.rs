@@ -312,6 +312,7 @@ fn own_image_config(json: &serde_json::Value) -> Result<ImageEncoderConfig, Stri
         patch_bias: false,
         distillation_token: false,
         qkv_bias: true,
+        stem: None,
         mask_embedding: false,
         dropout: 0.0,
         drop_path: 0.0,
@@ -429,6 +430,7 @@ fn image_from_shapes(
         patch_bias: false,
         distillation_token: false,
         qkv_bias: true,
+        stem: None,
         mask_embedding: false,
         dropout: 0.0,
         drop_path: 0.0,
@@ -491,6 +493,7 @@ pub(super) fn sizes_from_shapes(
 pub fn image_to_json(config: &ImageEncoderConfig) -> Result<serde_json::Value, String> {
     only("image.pre_norm", &config.pre_norm, &true)?;
     only("image.patch_bias", &config.patch_bias, &false)?;
+    only("image.stem", &config.stem, &None)?;
     only("image.qkv_bias", &config.qkv_bias, &true)?;
     let token = &config.distillation_token;
     only("image.distillation_token", token, &false)?;

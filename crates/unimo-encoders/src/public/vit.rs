@@ -144,6 +144,7 @@ pub fn config(json: &serde_json::Value) -> Result<ImageEncoderConfig, String> {
         patch_bias: true,
         distillation_token,
         qkv_bias: config.qkv_bias,
+        stem: None,
         mask_embedding: false,
         dropout,
         drop_path: 0.0,
@@ -158,6 +159,7 @@ pub fn config(json: &serde_json::Value) -> Result<ImageEncoderConfig, String> {
 pub fn to_json(config: &ImageEncoderConfig) -> Result<serde_json::Value, String> {
     only("image.pre_norm", &config.pre_norm, &false)?;
     only("image.patch_bias", &config.patch_bias, &true)?;
+    only("image.stem", &config.stem, &None)?;
     let (kind, architecture) = if !config.distillation_token {
         ("vit", "ViTModel")
     } else {

@@ -49,6 +49,7 @@ pub fn image() -> ImageEncoderConfig {
         patch_bias: false,
         distillation_token: false,
         qkv_bias: true,
+        stem: None,
         mask_embedding: false,
         dropout: 0.0,
         drop_path: 0.0,

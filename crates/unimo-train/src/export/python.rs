@@ -42,6 +42,9 @@ pub fn refusal(model: &BackboneConfig) -> Option<&'static str> {
             "its cross-modal encoder has no image stream, model.fusion.image_stream = false",
         );
     }
+    if model.image.as_ref().is_some_and(|i| i.stem.is_some()) {
+        return Some("its image encoder begins with convolutions, [model.image.stem]");
+    }
     if let Some(joint) = &model.joint {
         if joint.split.is_some() {
             return Some(
