@@ -91,6 +91,7 @@ fn resume(run: &Path, recipe: Option<&str>, set: &[&str]) -> Result<PathBuf, Str
         asked: Asked {
             recipe: recipe.map(str::to_owned),
             set: set.iter().map(|s| (*s).to_owned()).collect(),
+            ..Asked::default()
         },
         ..options()
     };
@@ -543,6 +544,7 @@ fn a_refused_resume_leaves_the_run_as_it_was() {
         let asked = Asked {
             recipe: None,
             set: vec![set.to_owned()],
+            ..Asked::default()
         };
         let options = training::Options {
             asked,

@@ -78,6 +78,7 @@ fn a_resumed_task_goes_on_exactly_with_its_labels() {
         asked: unimo_train::resuming::Asked {
             recipe: None,
             set: vec!["train.steps=4".to_owned()],
+            ..unimo_train::resuming::Asked::default()
         },
         ..options()
     };

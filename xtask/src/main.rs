@@ -33,7 +33,8 @@ Examples:
   cargo xtask unimo-dev --help                   all commands for developers
 
 Every command but `check` is one of `unimo` or, where it is for developers, of `unimo-dev`; with all that follows it goes there
-unchanged, but for `--ranks N` of `train`, which builds with the feature `mpi` and starts N processes by `mpirun`.
+unchanged, but for `--ranks N` of `train`, which builds with the feature `mpi` and starts N processes by `mpirun`, and `--restarts N` beside
+it, which starts them again, up to N times, where one died by a signal or was lost. End such a training by Ctrl-C.
 
 Features: `--device wgpu` builds with the feature `wgpu` (any GPU, through Vulkan, Metal or DirectX), `--device cuda` with
 `cuda` (NVIDIA GPUs); anything else builds for the CPU alone. `--device auto` takes the best of what is built in, so name

@@ -247,7 +247,7 @@ pub fn become_it(binary: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>
 }
 
 /// The exit code that a shell would give: the program's code, or 128 + the signal that ended it.
-fn exit_code(status: ExitStatus) -> u8 {
+pub fn exit_code(status: ExitStatus) -> u8 {
     #[cfg(unix)]
     let signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);
     #[cfg(not(unix))]

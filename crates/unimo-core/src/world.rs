@@ -8,21 +8,30 @@
 //! run goes on is therefore computed from the same numbers on every rank. A call that waits longer than the limit of the
 //! [`World`] ends the process, since a rank that hangs would hold all others for ever.
 
+mod background;
+mod lost;
 pub mod threads;
 mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, thread};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::world::background::Background;
+pub use crate::world::background::Pending;
+pub use crate::world::lost::Lost;
 use crate::world::watch::Watch;
 
 /// How often rank 0 says that it is alive, within the time that the others wait for it.
 const SIGNS_OF_LIFE: u32 = 4;
+
+/// Exit code of a process that gave up waiting for others, or lost one: `EX_UNAVAILABLE` of sysexits.h. A launcher may start all of them again.
+pub const LOST: i32 = watch::EXIT_CODE;
 
 /// Carries bytes between processes. Every method but the first three is collective.
 ///
@@ -36,6 +45,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Which process this is among those of its machine, from 0.
     fn local_rank(&self) -> usize;
+
+    /// Waits until all ranks are here. Meanwhile it leaves its processor to other threads, which exchanges need not do.
+    fn meet(&self) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Sends message `i` to rank `i`, and returns the messages of all ranks to this one, in the order of ranks. Messages may have any
     /// length.
@@ -66,6 +80,15 @@ pub trait Engine: Send + Sync + fmt::Debug {
         Ok(self.exchange(to)?.iter().flat_map(|p| values(p)).collect())
     }
 
+    /// As [`exchange_values`](Self::exchange_values), of bytes.
+    fn exchange_parts(&self, own: &[u8]) -> Result<Vec<u8>, String> {
+        let part = own.len() / self.size();
+        let parts = own.chunks(part.max(1)).map(<[u8]>::to_vec);
+        let mut to: Vec<Vec<u8>> = parts.collect();
+        to.resize(self.size(), Vec::new());
+        Ok(self.exchange(to)?.concat())
+    }
+
     /// The values of all ranks, in the order of ranks. All ranks give the same number of values.
     fn gather_values(&self, own: &[f32]) -> Result<Vec<f32>, String> {
         let all = self.gather(&to_bytes(own))?;
@@ -82,6 +105,53 @@ pub trait Engine: Send + Sync + fmt::Debug {
     }
 }
 
+/// How values travel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Wire {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bf16, which keeps 8 binary digits, in half the bytes.
+    Bf16,
+}
+
+impl Wire {
+    /// A value as it arrives: the nearest one that the wire carries, of two the even one.
+    pub fn rounded(self, value: f32) -> f32 {
+        match self {
+            Self::F32 => value,
+            Self::Bf16 => f32::from_bits(u32::from(half_of(value)) << HALF),
+        }
+    }
+}
+
+/// Bits of an f32 that bf16 does not have.
+const HALF: u32 = 16;
+
+/// The upper half of the nearest value whose lower half is 0.
+fn half_of(value: f32) -> u16 {
+    let bits = value.to_bits();
+    if value.is_nan() {
+        // One that stays one, whichever digits it has.
+        return (bits >> HALF) as u16 | 1 << 6;
+    }
+    let even = (bits >> HALF) & 1;
+    ((bits + (u32::from(u16::MAX) >> 1) + even) >> HALF) as u16
+}
+
+fn to_halves(values: &[f32]) -> Vec<u8> {
+    let halves = values.iter().map(|value| half_of(*value).to_le_bytes());
+    halves.flatten().collect()
+}
+
+fn of_halves(bytes: &[u8]) -> Vec<f32> {
+    let (halves, _) = bytes.as_chunks::<2>();
+    let values = halves
+        .iter()
+        .map(|half| u32::from(u16::from_le_bytes(*half)));
+    values.map(|half| f32::from_bits(half << HALF)).collect()
+}
+
 fn to_bytes(values: &[f32]) -> Vec<u8> {
     values
         .iter()
@@ -94,31 +164,6 @@ fn values(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
     whole.iter().map(|bytes| f32::from_le_bytes(*bytes))
 }
 
-/// The processes could not exchange something.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lost {
-    /// The rank that says so.
-    pub rank: usize,
-    /// The step in which it happened, counted from 1; 0: before the first.
-    pub step: u64,
-    /// What was exchanged.
-    pub what: &'static str,
-    /// Why it failed, in the engine's words.
-    pub reason: String,
-}
-
-impl fmt::Display for Lost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rank {}, ", self.rank)?;
-        if self.step > 0 {
-            write!(f, "step {}, ", self.step)?;
-        }
-        write!(f, "{}: {}", self.what, self.reason)
-    }
-}
-
-impl std::error::Error for Lost {}
-
 /// The processes that train together, and which of them this is.
 #[derive(Debug, Clone, Default)]
 pub struct World(Option<Among>);
@@ -127,6 +172,10 @@ pub struct World(Option<Among>);
 struct Among {
     engine: Arc<dyn Engine>,
     watch: Arc<Watch>,
+    /// What another thread exchanges, which is waited for before anything else; `None`: this is that thread.
+    background: Option<Arc<Background>>,
+    /// Nanoseconds that this process has waited for exchanges.
+    waited: Arc<AtomicU64>,
 }
 
 impl World {
@@ -135,7 +184,7 @@ impl World {
 
     /// The processes that an engine connects; [`ALONE`](Self::ALONE) if it is only one.
     ///
-    /// A call that waits longer than `limit` ends the process with the exit code 75 ("try again"), and a line on stderr that names
+    /// A call that waits longer than `limit` ends the process with the exit code [`LOST`], and a line on stderr that names
     /// the step and what was exchanged. The launcher then ends the other processes.
     ///
     /// # Errors
@@ -151,7 +200,12 @@ impl World {
             what: "the watchdog",
             reason: error.to_string(),
         })?;
-        Ok(Self(Some(Among { engine, watch })))
+        Ok(Self(Some(Among {
+            engine,
+            watch,
+            background: Some(Arc::default()),
+            waited: Arc::default(),
+        })))
     }
 
     /// Which process this is, from 0.
@@ -184,6 +238,76 @@ impl World {
         if let Some(among) = &self.0 {
             among.watch.at_step(step);
         }
+    }
+
+    /// Lets another thread exchange something while this one computes. It does what it is given in this order, which must be the same on
+    /// all ranks; every other call of this process first waits until it has done all of it. `work` exchanges by the world that it is given.
+    /// A process alone does it at once.
+    ///
+    /// # Errors
+    ///
+    /// The system starts no thread for it.
+    pub fn in_background<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&Self) -> Result<T, Lost> + Send + 'static,
+    ) -> Result<Pending<T>, Lost> {
+        let (sender, receiver) = mpsc::channel();
+        let ended = Lost {
+            rank: self.rank(),
+            step: 0,
+            what,
+            reason: "the thread that exchanges has ended".to_owned(),
+        };
+        let Some(among) = &self.0 else {
+            // The receiver is there.
+            let _ = sender.send(work(self));
+            return Ok(Pending(receiver, ended));
+        };
+        let there = Self(Some(Among {
+            background: None,
+            ..among.clone()
+        }));
+        if let Some(background) = &among.background {
+            let given = background.give(move || {
+                // Where nobody waits for it any more, there was an error before.
+                let _ = sender.send(work(&there));
+            });
+            given.map_err(|error| among.lost(what, error.to_string()))?;
+        }
+        Ok(Pending(receiver, ended))
+    }
+
+    /// What an exchange in the background gives.
+    ///
+    /// # Errors
+    ///
+    /// A rank is lost.
+    pub fn wait_for<T>(&self, pending: Pending<T>) -> Result<T, Lost> {
+        let began = Instant::now();
+        let result = pending.wait();
+        if let Some(among) = &self.0 {
+            among.has_waited(began);
+        }
+        result
+    }
+
+    /// How long this process has waited for exchanges so far, which computing did not hide.
+    pub fn waited(&self) -> Duration {
+        let nanoseconds = |among: &Among| among.waited.load(Ordering::Relaxed);
+        Duration::from_nanos(self.0.as_ref().map_or(0, nanoseconds))
+    }
+
+    /// Waits until all ranks are here, and leaves the processor to other threads meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// A rank is lost.
+    pub fn meet(&self, what: &'static str) -> Result<(), Lost> {
+        let Some(among) = &self.0 else {
+            return Ok(());
+        };
+        among.call(what, |engine| engine.meet())
     }
 
     /// What every rank says, in the order of ranks.
@@ -258,28 +382,44 @@ impl World {
     }
 
     /// Sends the `i`-th of `size` equal parts to rank `i`, and returns the parts for this rank, one after the other in the order of
-    /// ranks. All ranks give the same number of values, a multiple of their number.
+    /// ranks. All ranks give the same number of values, a multiple of their number. Values are rounded as `wire` says, this rank's own too.
     ///
     /// # Errors
     ///
     /// A rank is lost.
-    pub fn exchange_values(&self, what: &'static str, own: Vec<f32>) -> Result<Vec<f32>, Lost> {
+    pub fn exchange_values(
+        &self,
+        what: &'static str,
+        own: Vec<f32>,
+        wire: Wire,
+    ) -> Result<Vec<f32>, Lost> {
         let Some(among) = &self.0 else {
-            return Ok(own);
+            return Ok(own.into_iter().map(|value| wire.rounded(value)).collect());
         };
-        among.call(what, |engine| engine.exchange_values(&own))
+        among.call(what, |engine| match wire {
+            Wire::F32 => engine.exchange_values(&own),
+            Wire::Bf16 => Ok(of_halves(&engine.exchange_parts(&to_halves(&own))?)),
+        })
     }
 
-    /// The values of all ranks, in the order of ranks. All ranks give the same number of values.
+    /// The values of all ranks, in the order of ranks, rounded as `wire` says. All ranks give the same number of values.
     ///
     /// # Errors
     ///
     /// A rank is lost.
-    pub fn gather_values(&self, what: &'static str, own: Vec<f32>) -> Result<Vec<f32>, Lost> {
+    pub fn gather_values(
+        &self,
+        what: &'static str,
+        own: Vec<f32>,
+        wire: Wire,
+    ) -> Result<Vec<f32>, Lost> {
         let Some(among) = &self.0 else {
-            return Ok(own);
+            return Ok(own.into_iter().map(|value| wire.rounded(value)).collect());
         };
-        among.call(what, |engine| engine.gather_values(&own))
+        among.call(what, |engine| match wire {
+            Wire::F32 => engine.gather_values(&own),
+            Wire::Bf16 => Ok(of_halves(&engine.gather(&to_halves(&own))?.concat())),
+        })
     }
 
     /// Replaces the values of all ranks by those of rank 0. All ranks give the same number of values.
@@ -302,10 +442,22 @@ impl Among {
         what: &'static str,
         work: impl FnOnce(&dyn Engine) -> Result<T, String>,
     ) -> Result<T, Lost> {
+        let began = Instant::now();
+        if let Some(background) = &self.background {
+            background.wait();
+        }
         self.watch.begin(what);
         let result = work(&*self.engine);
         self.watch.end();
+        if self.background.is_some() {
+            self.has_waited(began);
+        }
         result.map_err(|reason| self.lost(what, reason))
+    }
+
+    fn has_waited(&self, since: Instant) {
+        let nanoseconds = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
     /// What `compute` gives. While it works, another thread sends the other ranks empty messages: nothing that is packed is empty.
@@ -363,7 +515,12 @@ mod tests {
         assert_eq!(world.gather("numbers", 3).unwrap(), [3]);
         assert_eq!(world.exchange("numbers", vec![3]).unwrap(), [3]);
         assert_eq!(world.from_first("a number", || 3).unwrap(), 3);
-        assert_eq!(world.exchange_values("values", vec![1.0]).unwrap(), [1.0]);
+        assert_eq!(
+            world
+                .exchange_values("values", vec![1.0], Wire::F32)
+                .unwrap(),
+            [1.0]
+        );
     }
 
     #[test]
@@ -386,11 +543,13 @@ mod tests {
                 assert_eq!(heard, expected);
                 assert_eq!(world.from_first("a number", || own + 7).unwrap(), 7);
                 let values: Vec<f32> = all.iter().map(|to| (10 * own + to) as f32).collect();
-                let parts = world.exchange_values("values", values.clone()).unwrap();
+                let parts = world
+                    .exchange_values("values", values.clone(), Wire::F32)
+                    .unwrap();
                 let expected: Vec<f32> = all.iter().map(|from| (10 * from + own) as f32).collect();
                 assert_eq!(parts, expected);
                 let gathered = world
-                    .gather_values("values", vec![own as f32, -0.0])
+                    .gather_values("values", vec![own as f32, -0.0], Wire::F32)
                     .unwrap();
                 assert_eq!(gathered.len(), 2 * size);
                 assert!(
@@ -422,6 +581,66 @@ mod tests {
             )
         });
         assert!(ended.iter().all(|said| *said == (7, vec![0, 1, 2])));
+    }
+
+    /// Values arrive in half the bytes, the nearest that bf16 has, those of a rank for itself too.
+    #[test]
+    fn values_are_rounded_on_a_narrow_wire() {
+        /// Halfway between two values of bf16, of which the even one is taken, and above the largest one.
+        const ROUNDED: [(f32, f32); 8] = [
+            (1.0, 1.0),
+            (-0.0, -0.0),
+            (1.003_906_2, 1.0),
+            (1.011_718_8, 1.015_625),
+            (1.004, 1.007_812_5),
+            (-1.004, -1.007_812_5),
+            (f32::MAX, f32::INFINITY),
+            (1e-45, 0.0),
+        ];
+        let (given, arrived): (Vec<f32>, Vec<f32>) = ROUNDED.into_iter().unzip();
+        let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        for size in [1, 2, 4] {
+            as_threads(size, |world| {
+                let part = given.len() / world.size();
+                let own = given.clone();
+                let parts = world.exchange_values("values", own, Wire::Bf16).unwrap();
+                let expected = arrived[world.rank() * part..][..part].repeat(size);
+                assert_eq!(bits(&parts), bits(&expected));
+                let own = vec![given[world.rank()], f32::NAN];
+                let all = world.gather_values("values", own, Wire::Bf16).unwrap();
+                assert!(all.iter().skip(1).step_by(2).all(|x| x.is_nan()));
+                let firsts: Vec<f32> = all.into_iter().step_by(2).collect();
+                assert_eq!(bits(&firsts), bits(&arrived[..size]));
+            });
+        }
+    }
+
+    /// In the order in which they were given, and before whatever this thread exchanges next.
+    #[test]
+    fn what_the_background_exchanges_comes_first() {
+        for size in [1, 3] {
+            as_threads(size, |world| {
+                let said: Arc<std::sync::Mutex<Vec<usize>>> = Arc::default();
+                let pending: Vec<_> = (0..20)
+                    .map(|at| {
+                        let said = Arc::clone(&said);
+                        let work = move |there: &World| {
+                            there.meet("numbers")?;
+                            let all = there.gather("numbers", at + there.rank())?;
+                            said.lock().unwrap().push(at);
+                            Ok(all)
+                        };
+                        world.in_background("numbers", work).unwrap()
+                    })
+                    .collect();
+                let all = world.gather("ranks", world.rank()).unwrap();
+                assert_eq!(*said.lock().unwrap(), (0..20).collect::<Vec<_>>());
+                for (at, pending) in pending.into_iter().enumerate() {
+                    let expected: Vec<usize> = all.iter().map(|rank| at + rank).collect();
+                    assert_eq!(world.wait_for(pending).unwrap(), expected);
+                }
+            });
+        }
     }
 
     /// What is not a number arrives as it is: a loss may be.

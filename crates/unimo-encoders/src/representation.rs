@@ -98,9 +98,10 @@ impl RepresentationConfig {
             let bound = (self.width as f32).sqrt().recip();
             let weight = init.uniform([self.width, width], bound).val();
             let bias = init.uniform([width], bound).val();
+            // Leaves of their own: else the gradients of all copies would go to the first.
             let copy = || Linear {
-                weight: Param::from_tensor(weight.clone()),
-                bias: Some(Param::from_tensor(bias.clone())),
+                weight: Param::from_tensor(weight.clone().detach()),
+                bias: Some(Param::from_tensor(bias.clone().detach())),
             };
             (first..=last).map(|_| copy()).collect()
         };

@@ -72,6 +72,9 @@ pub struct StepRecord {
     /// Seconds of the step that were spent waiting for the loader.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub wait_seconds: f64,
+    /// Seconds of the step that rank 0 of several waited for exchanges with the others, which computing did not hide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange_seconds: Option<f64>,
     /// An [`ObjectiveRecord`] for each objective's name, in the order of the recipe.
     #[serde(default)]
     pub losses: Map<String, Value>,

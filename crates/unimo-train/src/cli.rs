@@ -25,7 +25,7 @@ use crate::apply::{caption, embed, explain, fill_mask, inputs, predict, score, s
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::fingerprint::Given;
-use crate::ranks::sums::Order;
+use crate::ranks::sums::{self, Order};
 use crate::ranks::{self, Session, launcher};
 use crate::recipe::{Overrides, Recipe};
 use crate::recipes::RecipesCommand;
@@ -346,6 +346,8 @@ Examples:
     unimo train --resume runs/unimo3-tiny
   In four processes, each with a GPU (built with the feature mpi):
     mpirun -n 4 unimo train unimo3-base --data pairs.jsonl --device cuda
+  In a job that may be started again, such as Slurm's with --requeue:
+    unimo train unimo3-base --data pairs.jsonl --out runs/mine --or-resume
   Train a finished run on:
     unimo train --resume runs/unimo3-tiny --set train.steps=4000";
 
@@ -365,6 +367,10 @@ struct Train {
     /// The new run folder; default runs/RECIPE, with a number appended if it is taken.
     #[arg(long, value_name = "FOLDER", conflicts_with = "resume")]
     out: Option<PathBuf>,
+    /// Go on with the run in the folder of --out, if it is there already, so that the same line begins a run and continues it: in a
+    /// job that is started again.
+    #[arg(long, requires = "out", conflicts_with = "resume")]
+    or_resume: bool,
     /// Continue the run in this folder from its newest checkpoint. Recipe, data and tokenizer must be those that it began with. A
     /// RECIPE given as well must be the run's own.
     #[arg(long, value_name = "RUN")]
@@ -386,9 +392,30 @@ struct Train {
     /// then added in another order for each number of ranks, so that runs are equal to rounding and not to the bit.
     #[arg(long)]
     sum_once: bool,
+    /// Megabytes (10^6 bytes) of gradients that several ranks exchange at once [default: 25]. The results are the same.
+    #[arg(long, value_name = "MB", value_parser = scaling::positive)]
+    bucket: Option<f64>,
+    /// Several ranks compute nothing while gradients are exchanged: to measure what is gained otherwise. The results are the same.
+    #[arg(long)]
+    no_overlap: bool,
     /// Seconds that one of several ranks waits for the others in an exchange before it gives up.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     patience: u64,
+}
+
+impl Train {
+    /// The option that one process has no use for.
+    fn for_ranks(&self) -> Option<&'static str> {
+        let given = [
+            (self.share_moments, "--share-moments"),
+            (self.sum_once, "--sum-once"),
+            (self.no_overlap, "--no-overlap"),
+            (self.bucket.is_some(), "--bucket"),
+        ];
+        given
+            .into_iter()
+            .find_map(|(given, option)| given.then_some(option))
+    }
 }
 
 #[derive(Args)]
@@ -476,12 +503,8 @@ pub fn run_line(line: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(command: Command) -> Result<(), TrainError> {
     match (launcher::found(), command) {
-        (None, Command::Train(args)) if args.share_moments || args.sum_once => {
-            let option = if args.share_moments {
-                "--share-moments"
-            } else {
-                "--sum-once"
-            };
+        (None, Command::Train(args)) if args.for_ranks().is_some() => {
+            let option = args.for_ranks().unwrap_or_default();
             Err(TrainError::Ranks(format!(
                 "{option} is for several processes, and there is one; start several by mpirun"
             )))
@@ -546,6 +569,8 @@ fn train(args: Train, world: World) -> Result<(), TrainError> {
         train_only: args.train_only,
         signals: true,
         share_moments: args.share_moments,
+        no_overlap: args.no_overlap,
+        bucket: args.bucket.map_or(sums::BUCKET, sums::bucket),
         order: if args.sum_once {
             Order::Ranks
         } else {
@@ -554,11 +579,22 @@ fn train(args: Train, world: World) -> Result<(), TrainError> {
         world,
         ..training::Options::default()
     };
-    let run = match (args.resume, args.recipe) {
+    let begun = args.out.as_ref().filter(|_| args.or_resume);
+    let begun = begun.map(|folder| has_begun(folder, &options.world));
+    let begun = begun.transpose()?.unwrap_or(false);
+    let resume = args.resume.or_else(|| args.out.clone().filter(|_| begun));
+    let run = match (resume, args.recipe) {
         (Some(run), recipe) => {
+            let line = recipe.as_ref().filter(|_| begun);
+            let line = line.map(|recipe| Given {
+                recipe: recipe.clone(),
+                data: args.data.as_deref().map(absolute),
+                set: args.set.clone(),
+            });
             options.asked = Asked {
                 recipe,
                 set: args.set,
+                line,
             };
             training::resume(&run, &options)?
         }
@@ -589,6 +625,16 @@ fn train(args: Train, world: World) -> Result<(), TrainError> {
         println!("{}", run.display());
     }
     Ok(())
+}
+
+/// Whether a folder holds a run, as rank 0 sees it.
+fn has_begun(folder: &Path, world: &World) -> Result<bool, TrainError> {
+    let folder = folder.display().to_string();
+    let given = vec![("--out with --or-resume".to_owned(), folder.clone())];
+    ranks::agree(world, "the run", given)?;
+    ranks::first(world, "whether the run has begun", || {
+        Ok(Path::new(&folder).join("recipe.toml").exists())
+    })
 }
 
 /// Evaluates on the ranks of `world`.

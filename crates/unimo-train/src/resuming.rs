@@ -34,6 +34,8 @@ pub struct Asked {
     pub recipe: Option<String>,
     /// `--set`.
     pub set: Vec<String>,
+    /// What the run would be begun with if it were not there, by `--or-resume`: its data must be the run's own.
+    pub line: Option<Given>,
 }
 
 /// The recipe of a resumed run.
@@ -106,6 +108,9 @@ pub fn recipe(run: &RunFolder, own: Recipe, asked: &Asked) -> Result<Resumed, Tr
         )?;
     }
     let given = begun.as_ref().and_then(|begun| begun.given.clone());
+    if let (Some(line), Some(given)) = (&asked.line, &given) {
+        same_data(run.path(), line, given)?;
+    }
     if let Some(recipe) = &asked.recipe {
         same_recipe(run.path(), recipe, given.as_ref(), &own)?;
     }
@@ -153,7 +158,9 @@ impl Resumed {
             });
         }
         self.check_used(run, &changes, &recipe)?;
-        if let Some(given) = &mut self.given {
+        if let Some(given) = &mut self.given
+            && !changes.is_empty()
+        {
             given.set.extend(set.iter().cloned());
         }
         self.notes.extend(notes);
@@ -536,6 +543,25 @@ pub fn other_than(
         }
     }
     Ok(lines)
+}
+
+/// Checks that `--data` is what the run was begun with.
+fn same_data(run: &Path, line: &Given, given: &Given) -> Result<(), TrainError> {
+    if line.data == given.data {
+        return Ok(());
+    }
+    let shown = |given: &Given| match &given.data {
+        Some(data) => format!("--data {}", data.display()),
+        None => "no --data".to_owned(),
+    };
+    Err(TrainError::Run {
+        path: run.to_owned(),
+        reason: format!(
+            "was begun with {}, and is asked to go on with {}. Give what it was begun with, or another --out",
+            shown(given),
+            shown(line)
+        ),
+    })
 }
 
 /// A recipe that is named with `--resume` must be the run's own, with the settings that the run began with.

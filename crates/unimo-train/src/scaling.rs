@@ -1,15 +1,24 @@
 //! `unimo plan`: what fits the memory of a card (`memory.rs`), and what several ranks would give, by a model of what they exchange.
 //!
 //! With `R` ranks, `k` micro-batches and `n` bytes of gradients, a rank sends `n (R - 1) / R` bytes after each of its `k / R`
-//! micro-batches, and as many once more when the parts of the sum are gathered. So a step takes
+//! micro-batches, and as many once more when the parts of the sum are gathered. So a step exchanges for
 //!
 //! ```text
-//! T = (k / R) t + (k / R + 1) (R - 1) (n / (R eta B) + alpha c)
+//! T = (k / R + 1) x,  x = (R - 1) (n / (R eta B) + alpha c)
 //! ```
 //!
-//! with 2 in the place of `k / R + 1` where a rank adds up its micro-batches first, with `t` the seconds of a micro-batch, `B` the bandwidth of a rank's link, `eta` the share of it that MPI reaches, `alpha` the
-//! seconds until a message begins to arrive and `c` the number of buckets (Thakur, Rabenseifner and Gropp 2005, with all-to-all in the place
-//! of the reduce-scatter). Nothing is hidden behind the backward pass. Ranks of one machine that share a link have their share of it.
+//! with 2 in the place of `k / R + 1` where a rank adds up its micro-batches first, with `B` the bandwidth of a rank's link, `eta` the share
+//! of it that MPI reaches, `alpha` the seconds until a message begins to arrive and `c` the number of buckets (Thakur, Rabenseifner and Gropp
+//! 2005, with all-to-all in the place of the reduce-scatter). Ranks of one machine that share a link have their share of it.
+//!
+//! Another thread does this while the next micro-batches of `t` seconds are computed. Where a share `e` of the gradients is sent while the
+//! backward pass goes on, which is the last two thirds of `t`, the gradients of micro-batch `i` have arrived at
+//!
+//! ```text
+//! a(i) = max(max(a(i - 1), i t - 2/3 t) + x,  i t + (1 - e) x)
+//! ```
+//!
+//! and else at `max(a(i - 1), i t) + x`, with `2 x` in the place of `x` for the last one. What is after `k / R` times `t` is exposed.
 
 use std::str::FromStr;
 
@@ -20,12 +29,19 @@ use crate::error::TrainError;
 use crate::names::{self, Learns};
 use crate::ranks::sums;
 use crate::recipe::Recipe;
+use crate::recipe::train::WireDtype;
 use crate::recipes::OneRecipe;
 
 mod memory;
 
-/// Bytes of a value on the wire.
+/// Bytes of a value in memory.
 const VALUE: f64 = size_of::<f32>() as f64;
+
+/// Bytes of a value on a narrow wire.
+const HALF: f64 = VALUE / 2.0;
+
+/// The share of a micro-batch that is its backward pass.
+const BACKWARD: f64 = 2.0 / 3.0;
 
 /// Bits in a byte, since links are rated in bits.
 const BITS: f64 = 8.0;
@@ -58,6 +74,9 @@ pub struct PlanArgs {
     /// With gradients exchanged once a step, as by `unimo train --sum-once`.
     #[arg(long, requires = "ranks")]
     pub sum_once: bool,
+    /// Share of the gradients that are sent while the backward pass goes on: none on GPUs; on CPUs those of linear layers and norms.
+    #[arg(long, value_name = "SHARE", value_parser = share, requires = "seconds")]
+    pub early: Option<f64>,
     /// Share of the bandwidth that is reached [default: 0.6 below 100G, 0.8 below 400G, then 0.85].
     #[arg(long, value_name = "SHARE", value_parser = share, requires = "ranks")]
     pub reached: Option<f64>,
@@ -90,7 +109,8 @@ impl FromStr for Bandwidth {
     }
 }
 
-fn positive(given: &str) -> Result<f64, String> {
+/// A number above 0.
+pub(crate) fn positive(given: &str) -> Result<f64, String> {
     let number = given
         .parse()
         .ok()
@@ -139,21 +159,57 @@ struct Load {
     samples: usize,
     /// Whether gradients are exchanged once a step.
     once: bool,
+    /// Bytes of a value on the wire.
+    value: f64,
+    /// Share of the gradients that are sent while the backward pass goes on.
+    early: f64,
 }
 
 impl Load {
+    /// How often a rank sends gradients in a step.
+    fn exchanges(self, ranks: usize) -> usize {
+        if self.once { 1 } else { self.micro / ranks }
+    }
+
+    /// Seconds that one exchange of all gradients takes.
+    fn one(self, ranks: usize, link: Link) -> f64 {
+        let others = (ranks - 1) as f64;
+        let bytes = self.learning as f64 * self.value;
+        others * (bytes / (ranks as f64 * link.rate) + link.latency * self.buckets())
+    }
+
+    fn buckets(self) -> f64 {
+        self.learning.div_ceil(sums::BUCKET) as f64
+    }
+
     /// Seconds that a step of `ranks` ranks exchanges gradients.
     fn exchange(self, ranks: usize, link: Link) -> f64 {
+        // Once more when the parts of the sum are gathered.
+        (self.exchanges(ranks) + 1) as f64 * self.one(ranks, link)
+    }
+
+    /// Seconds of a step in which nothing is left to compute, with `seconds` for a micro-batch.
+    fn exposed(self, ranks: usize, link: Link, seconds: f64) -> f64 {
         if ranks == 1 {
             return 0.0;
         }
-        let others = (ranks - 1) as f64;
-        let exchanges = if self.once { 1 } else { self.micro / ranks };
-        // Once more when the parts of the sum are gathered.
-        let times = (exchanges + 1) as f64;
-        let bytes = self.learning as f64 * VALUE;
-        let buckets = self.learning.div_ceil(sums::BUCKET) as f64;
-        times * others * (bytes / (ranks as f64 * link.rate) + link.latency * buckets)
+        let count = self.exchanges(ranks);
+        let compute = (self.micro / ranks) as f64 * seconds;
+        let each = compute / count as f64;
+        // At least one bucket is sent when the backward pass has ended.
+        let late = (1.0 - self.early).max(1.0 / self.buckets()).min(1.0);
+        let before = if self.early > 0.0 {
+            BACKWARD * seconds
+        } else {
+            0.0
+        };
+        let one = self.one(ranks, link);
+        let arrived = (1..=count).fold(0f64, |arrived, at| {
+            let work = if at == count { 2.0 * one } else { one };
+            let end = at as f64 * each;
+            (arrived.max(end - before) + work).max(end + late * work)
+        });
+        arrived - compute
     }
 }
 
@@ -193,6 +249,11 @@ fn of_ranks(args: &PlanArgs, ranks: u64, recipe: &Recipe) -> Result<(), TrainErr
         micro: train.accumulation,
         samples: train.accumulation * train.batch_size,
         once: args.sum_once,
+        value: match train.wire {
+            WireDtype::F32 => VALUE,
+            WireDtype::Bf16 => HALF,
+        },
+        early: args.early.unwrap_or(0.0),
     };
     let link = Link::of(args);
     println!(
@@ -214,9 +275,14 @@ fn of_ranks(args: &PlanArgs, ranks: u64, recipe: &Recipe) -> Result<(), TrainErr
         }
     );
     println!(
-        "assumed: {:.2} GB/s reached on each rank's link, {:.0} microseconds a message, nothing hidden behind the backward pass",
+        "assumed: {:.2} GB/s reached on each rank's link, {:.0} microseconds a message; gradients are exchanged while later micro-batches are \
+         computed{}",
         link.rate / 1e9,
-        link.latency * 1e6
+        link.latency * 1e6,
+        match args.early {
+            Some(share) => format!(", and {:.0}% of them in the backward pass", 100.0 * share),
+            None => String::new(),
+        }
     );
     print!("{}", table(args, ranks, load, link));
     Ok(())
@@ -228,7 +294,7 @@ fn table(args: &PlanArgs, ranks: u64, load: Load, link: Link) -> String {
     let doubled = |ranks: &usize| ranks.is_power_of_two() || *ranks == most;
     let mut lines = "   ranks  micro-batches each  exchange, s".to_owned();
     if args.seconds.is_some() {
-        lines += "   step, s  efficiency   samples/s";
+        lines += "  exposed, s   step, s  efficiency   samples/s";
     }
     lines.push('\n');
     for ranks in possible.filter(doubled) {
@@ -237,9 +303,10 @@ fn table(args: &PlanArgs, ranks: u64, load: Load, link: Link) -> String {
         lines += &format!("{ranks:>8}  {each:>18}  {exchange:>11.4}");
         if let Some(seconds) = args.seconds {
             let compute = each as f64 * seconds;
-            let step = compute + exchange;
+            let exposed = load.exposed(ranks, link, seconds);
+            let step = compute + exposed;
             lines += &format!(
-                "  {step:>8.3}  {:>9.0}%  {:>10.1}",
+                "  {exposed:>10.4}  {step:>8.3}  {:>9.0}%  {:>10.1}",
                 100.0 * compute / step,
                 load.samples as f64 / step
             );
@@ -264,6 +331,15 @@ mod tests {
         latency: 1e-5,
     };
 
+    const LOAD: Load = Load {
+        learning: 1_000_000,
+        micro: 1,
+        samples: 1,
+        once: false,
+        value: VALUE,
+        early: 0.0,
+    };
+
     /// With one micro-batch for each rank it is the volume of a ring: 2 (R - 1) / R of the gradients. That is the table of the literature:
     /// 330 M parameters over 100 Gbit/s in 0.23 s for 8 ranks and 0.26 s for 64.
     #[test]
@@ -273,7 +349,7 @@ mod tests {
                 learning: 330_000_000,
                 micro: ranks,
                 samples: ranks,
-                once: false,
+                ..LOAD
             };
             let link = Link {
                 latency: 0.0,
@@ -290,7 +366,7 @@ mod tests {
             learning: 1_000_000,
             micro,
             samples: micro,
-            once: false,
+            ..LOAD
         };
         assert_eq!(load(8).exchange(1, LINK), 0.0);
         let (one, four) = (load(2).exchange(2, LINK), load(8).exchange(2, LINK));
@@ -300,6 +376,41 @@ mod tests {
             ..load(8)
         };
         assert_eq!(once.exchange(2, LINK), one);
+    }
+
+    /// Ten buckets in 0.1 s one way, two ranks with four micro-batches each.
+    #[test]
+    fn what_is_hidden_is_what_there_is_time_for() {
+        let load = Load {
+            learning: 10 * sums::BUCKET,
+            micro: 8,
+            ..LOAD
+        };
+        let link = Link {
+            rate: 10.0 * sums::BUCKET as f64 * VALUE / 0.2,
+            latency: 0.0,
+        };
+        let near = |found: f64, expected: f64| {
+            assert!((found - expected).abs() < 1e-9, "{found}, not {expected}");
+        };
+        near(load.exchange(2, link), 0.5);
+        // All but the last one and the gathering is hidden behind the micro-batches that follow.
+        near(load.exposed(2, link, 1.0), 0.2);
+        // Nothing is: it takes longer than to compute.
+        near(load.exposed(2, link, 0.001), 0.5 - 0.003);
+        let once = Load { once: true, ..load };
+        near(once.exposed(2, link, 1.0), 0.2);
+        // In the backward pass all but the last bucket.
+        let early = Load { early: 1.0, ..load };
+        near(early.exposed(2, link, 1.0), 0.02);
+        let most = Load { early: 0.7, ..load };
+        near(most.exposed(2, link, 1.0), 0.06);
+        let narrow = Load {
+            value: HALF,
+            ..most
+        };
+        near(narrow.exposed(2, link, 1.0), 0.03);
+        near(load.exposed(1, link, 1.0), 0.0);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use unimo_batch::Batch;
 use unimo_core::dtype::cast;
 use unimo_core::kernels::SumOfSquares;
 use unimo_core::part;
-use unimo_core::world::World;
+use unimo_core::world::{Wire, World};
 use unimo_objectives::kept::FeatureCache;
 use unimo_objectives::{Carry, CarryData};
 use unimo_objectives::{Draws, ObjectiveResult};
@@ -24,6 +24,8 @@ use crate::interrupt;
 use crate::loss_scale::{can_be_lowered, unscaled};
 use crate::model::Model;
 use crate::optimizer;
+use crate::ranks::plan::Plan;
+use crate::ranks::sending::Adding;
 use crate::ranks::sums::{Order, Sum};
 use crate::recipe::stages::Stage;
 use crate::seeds::{Purpose, seed_of};
@@ -40,6 +42,14 @@ pub(crate) struct Forward<'a> {
     pub world: &'a World,
     /// The order in which their gradients are added.
     pub order: Order,
+    /// How their gradients travel.
+    pub wire: Wire,
+    /// The order in which they are sent.
+    pub plan: &'a Plan,
+    /// Whether the ranks compute while gradients are exchanged.
+    pub overlap: bool,
+    /// Values in what is exchanged at once.
+    pub bucket: usize,
     /// The recipe's seed.
     pub seed: u64,
     /// The step, counted from 1.
@@ -69,6 +79,8 @@ pub(crate) struct Accumulated {
     pub asked_to_end: bool,
     /// The objective that was drawn, if a step trains one.
     pub task: Option<String>,
+    /// The order in which gradients are sent from here on, if it changes.
+    pub plan: Option<Plan>,
 }
 
 /// An objective's numbers on a micro-batch, on the host.
@@ -130,6 +142,21 @@ impl Forward<'_> {
             let seed = seed_of(self.seed, self.step, micro, Purpose::Dropout);
             self.device.seed(seed);
         };
+        // It hears what is done with the parameters from here on.
+        let mut sum = Sum::new(
+            model,
+            self.order,
+            Adding {
+                world,
+                wire: self.wire,
+                micro: batches.len(),
+                plan: self.plan,
+                // Scaled losses have gradients that are not what is sent.
+                early: self.scale.is_none(),
+                overlap: self.overlap,
+                bucket: self.bucket,
+            },
+        );
         let mut together = model
             .objectives
             .together(&chosen, &model.backbone, batches, self.device)
@@ -152,7 +179,6 @@ impl Forward<'_> {
                 objectives: keys.join(", "),
             });
         }
-        let mut sum = Sum::new(model, world, self.order);
         let mut carries = Vec::new();
         let mut own_carries = Vec::new();
         let mut has_loss = false;
@@ -160,7 +186,7 @@ impl Forward<'_> {
         let mut results: Vec<(Option<usize>, ObjectiveResult)> = Vec::new();
         let mut skipped: BTreeMap<String, u64> = BTreeMap::new();
         if let Some(over) = together.contrast()? {
-            sum.add_common(over.gradients)?;
+            sum.add_common(over.gradients);
             carries.extend(over.step.carries);
             let of_all = over.step.results.into_iter();
             // All ranks have the same.
@@ -183,6 +209,7 @@ impl Forward<'_> {
             has_loss |= result.loss.is_some();
             // What learns may be no part of it.
             let tracked = result.loss.filter(|loss| loss.is_tracked());
+            sum.begin()?;
             let gradients = tracked.map(|loss| {
                 let _part = part!(Some(self.device.clone()), "backward", micro_batch = micro);
                 let Some(factor) = self.scale else {
@@ -194,7 +221,7 @@ impl Forward<'_> {
             });
             sum.add(gradients)?;
         }
-        let gradients = sum.whole()?;
+        let (gradients, plan) = sum.whole()?;
         let squares = optimizer::squares(model, &gradients);
         let is_empty = squares.is_empty();
         let reading = part!(None, "numbers of the step");
@@ -245,6 +272,7 @@ impl Forward<'_> {
             learns_nothing: told.has_loss && is_empty,
             asked_to_end: told.asked_to_end,
             task,
+            plan,
         })
     }
 

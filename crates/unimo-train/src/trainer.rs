@@ -9,7 +9,7 @@ mod saving;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use serde_json::json;
@@ -41,7 +41,8 @@ use crate::observers::{Observers, StepEvent};
 use crate::optimizer::{self, Optimizer};
 use crate::prepare::{for_objectives, for_switch};
 use crate::ranks::moments::Owners;
-use crate::ranks::sums::Order;
+use crate::ranks::plan::Plan;
+use crate::ranks::sums::{BUCKET, Order};
 use crate::ranks::{self, sharing};
 use crate::recipe::Recipe;
 use crate::recipe::stages::Stage;
@@ -56,7 +57,7 @@ pub(crate) use crate::trainer::recording::Session;
 use crate::trainer::recording::Unrecorded;
 
 /// How to run a recipe.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// The device; `None`: the CPU for a new run, the previous device for a resumed one.
     pub device: Option<DeviceChoice>,
@@ -76,6 +77,28 @@ pub struct Options {
     pub share_moments: bool,
     /// The order in which their gradients are added.
     pub order: Order,
+    /// Whether they compute nothing while gradients are exchanged.
+    pub no_overlap: bool,
+    /// The gradients that they exchange at once, as a number of values.
+    pub bucket: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            device: None,
+            quiet: false,
+            train_only: false,
+            signals: false,
+            given: None,
+            asked: Asked::default(),
+            world: World::ALONE,
+            share_moments: false,
+            order: Order::default(),
+            no_overlap: false,
+            bucket: BUCKET,
+        }
+    }
 }
 
 /// Steps of a stage that were taken to measure them.
@@ -134,6 +157,7 @@ pub(crate) struct Trainer {
     tokenizer: Arc<TextTokenizer>,
     concepts: Option<ConceptReader>,
     codes: Option<Arc<PatchCodes>>,
+    labels: Option<Labels>,
     /// What the recipe's task predicts.
     targets: Option<Arc<Targets>>,
     skip: Arc<SkipList>,
@@ -154,6 +178,10 @@ pub(crate) struct Trainer {
     owners: Option<Owners>,
     share_moments: bool,
     order: Order,
+    overlap: bool,
+    bucket: usize,
+    /// The order in which several ranks send gradients.
+    plan: Plan,
     observers: Observers,
     last_good: Option<PathBuf>,
     best: Option<Best>,
@@ -190,6 +218,8 @@ struct StepResult {
     grad_norm: f64,
     rate: f64,
     wait: f64,
+    /// Seconds of waiting for exchanges between ranks, if there are several.
+    exchange: Option<f64>,
 }
 
 impl Trainer {
@@ -204,7 +234,15 @@ impl Trainer {
         let state = self.state.take();
         let state = state.expect("invariant: the state is back after every step");
         let device = self.device.clone().without_autodiff();
-        self.state = Some(sharing::state(&self.world, state, &device)?);
+        let mut state = sharing::state(&self.world, state, &device)?;
+        if !self.world.is_first() {
+            // What a model keeps of its labels' words was computed with weights that were not rank 0's.
+            for model in std::iter::once(&mut state.model).chain(&mut state.ema) {
+                // Rank 0 prints the lines.
+                tasks::give(model, &self.recipe, &self.tokenizer, self.labels.as_ref())?;
+            }
+        }
+        self.state = Some(state);
         Ok(())
     }
 
@@ -484,6 +522,7 @@ impl Trainer {
         loader: &mut Loader,
     ) -> Result<StepResult, TrainError> {
         let _part = part!(None, "step", step = step);
+        let waited = self.world.waited();
         let waiting = part!(None, "wait for the loader");
         let (batches, wait) = self.batches(step, loader)?;
         drop(waiting);
@@ -493,6 +532,10 @@ impl Trainer {
             device: &self.device,
             world: &self.world,
             order: self.order,
+            wire: self.recipe.train.wire.of_world(),
+            plan: &self.plan,
+            overlap: self.overlap,
+            bucket: self.bucket,
             seed: self.recipe.seed,
             step,
             scale: self.state().scale.map(|scale| scale.factor),
@@ -512,9 +555,13 @@ impl Trainer {
             learns_nothing,
             asked_to_end,
             task,
+            plan,
         } = forward.accumulate(&batches)?;
         drop(batches);
         self.asked_to_end |= asked_to_end;
+        if let Some(plan) = plan {
+            self.plan = plan;
+        }
         if let Some(task) = task {
             *self.tasks.entry(task).or_default() += 1;
         }
@@ -547,6 +594,7 @@ impl Trainer {
                 grad_norm,
                 rate,
                 wait,
+                exchange: self.exchanged(waited),
             });
         }
         let State {
@@ -590,7 +638,14 @@ impl Trainer {
             grad_norm,
             rate,
             wait,
+            exchange: self.exchanged(waited),
         })
+    }
+
+    /// Seconds of a step that this rank has waited for exchanges.
+    fn exchanged(&self, before: Duration) -> Option<f64> {
+        let among = !self.world.is_alone();
+        among.then(|| (self.world.waited() - before).as_secs_f64())
     }
 
     /// Changes the loss scale after a step. A gradient that is not finite where nothing is scaled has ended the step with an error.
@@ -677,6 +732,7 @@ impl Trainer {
             pairs_per_second: speed,
             step_seconds: seconds,
             wait_seconds: result.wait,
+            exchange_seconds: result.exchange,
             losses: losses.collect(),
             skipped: result.skipped.clone(),
             loss_scale: self.state().scale.map(|scale| scale.factor),

@@ -84,7 +84,13 @@ pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
     let recipe = options.asked.recipe.iter();
     let recipe = recipe.map(|recipe| ("RECIPE".to_owned(), recipe.clone()));
     let set = ("--set".to_owned(), options.asked.set.join(" "));
-    let given = [run, set].into_iter().chain(recipe);
+    let data = options
+        .asked
+        .line
+        .iter()
+        .filter_map(|line| line.data.as_ref());
+    let data = data.map(|data| ("--data".to_owned(), data.display().to_string()));
+    let given = [run, set].into_iter().chain(recipe).chain(data);
     ranks::agree(&options.world, "arguments", given.collect())?;
     begin(options, || earlier(folder, options))
 }
@@ -92,6 +98,7 @@ pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
 /// Checks that all ranks are the same program and compute on the same kind of device.
 fn agree_on_program(options: &Options) -> Result<(), TrainError> {
     let given = |is: bool| if is { "given" } else { "absent" };
+    let bucket = format!("{} values", options.bucket);
     let device = options.device.map(DeviceChoice::of_any);
     let device = device.map_or("none".to_owned(), |device| device.to_string());
     let own = [
@@ -100,6 +107,8 @@ fn agree_on_program(options: &Options) -> Result<(), TrainError> {
         ("--train-only", given(options.train_only)),
         ("--share-moments", given(options.share_moments)),
         ("--sum-once", given(options.order == Order::Ranks)),
+        ("--no-overlap", given(options.no_overlap)),
+        ("--bucket", &bucket),
         ("the processor", std::env::consts::ARCH),
     ];
     let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));

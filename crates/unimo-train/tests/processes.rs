@@ -135,6 +135,34 @@ fn a_signal_saves_after_the_step_and_says_how_to_go_on() {
     }
 }
 
+/// The same line begins a run and goes on with it; another line is told apart.
+#[test]
+fn a_line_begins_a_run_or_goes_on_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let line = || {
+        let mut command = start(&run, &["train.steps=3", "train.checkpoint_every=1"]);
+        command.arg("--or-resume");
+        command
+    };
+    let output = line().output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let last = checkpoint::path(&run.join("checkpoints"), 3);
+    let expected = fs::read(&last).unwrap();
+    fs::remove_file(&last).unwrap();
+    let output = line().output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(fs::read(&last).unwrap() == expected);
+    for (more, named) in [
+        (["--set", "data.max_text_length=17"], "data.max_text_length"),
+        (["--data", "other.jsonl"], "other.jsonl"),
+    ] {
+        let output = line().args(more).output().unwrap();
+        assert!(!output.status.success());
+        assert!(said(&output).contains(named), "{}", said(&output));
+    }
+}
+
 #[test]
 fn a_signal_does_not_wait_for_an_evaluation() {
     let folder = tempfile::tempdir().unwrap();

@@ -28,6 +28,17 @@ const SMALL: &[&str] = &[
     "data.tokenizer.vocab_size=300",
 ];
 
+/// The same for recipes with data of their own.
+const FEW: &[&str] = &[
+    "train.batch_size=3",
+    "train.accumulation=4",
+    "train.steps=3",
+    "train.log_every=1",
+    "train.checkpoint_every=1",
+    "train.keep_last=100",
+    "data.tokenizer.vocab_size=400",
+];
+
 /// Smaller widths for recipes of two towers.
 const NARROW: &[&str] = &[
     "model.text.width=32",
@@ -152,11 +163,13 @@ fn several_ranks_give_the_bits_of_one_process() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    let recipes: [(&str, Sets<'_>, &[usize]); 3] = [
+    let recipes: [(&str, Sets<'_>, &[usize]); 4] = [
         ("unimo3-tiny", &[SMALL, NARROW, QUEUE], &[2, 4]),
         // A mixture with a codebook, and stages.
         ("unimo2-tiny", &[SMALL], &[2]),
         ("mvp-tiny", &[SMALL, &["data.scenes.train=400"]], &[4]),
+        // Texts of classes, of which the model keeps what its frozen encoders give for them.
+        ("mmrl-tiny", &[FEW], &[2]),
     ];
     for (recipe, sets, sizes) in recipes {
         let alone = folder.path().join(format!("{recipe}-alone"));
@@ -170,11 +183,44 @@ fn several_ranks_give_the_bits_of_one_process() {
             assert!(checkpoints(&run) == expected, "{recipe} in {size} ranks");
             assert_eq!(metrics(&run), metrics(&alone), "{recipe} in {size} ranks");
         }
+        // Small buckets go out while the backward pass still computes what comes after them.
         let run = folder.path().join(format!("{recipe}-shared"));
         let mut shared = train(recipe, &run, sets);
-        shared.push("--share-moments".to_owned());
+        shared.extend(["--share-moments", "--bucket", "0.02"].map(str::to_owned));
         succeeds(&ranks(&launcher, &[(2, shared)]));
         assert!(checkpoints(&run) == expected, "{recipe}, shared moments");
+    }
+}
+
+/// What a micro-batch adds is rounded, and the sum, by one process as by several: another training than without, and the same for all
+/// numbers of ranks.
+#[test]
+fn a_narrow_wire_gives_the_same_bits_for_any_number_of_ranks() {
+    let Some(launcher) = launcher("a_narrow_wire_gives_the_same_bits_for_any_number_of_ranks")
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let narrow: &[&str] = &["train.wire=bf16"];
+    let train_alone = |name: &str, sets: Sets<'_>| {
+        let run = folder.path().join(name);
+        let output = unimo().args(train("unimo3-tiny", &run, sets)).output();
+        succeeds(&output.unwrap());
+        checkpoints(&run)
+    };
+    let wide = train_alone("wide", &[SMALL, NARROW, QUEUE]);
+    let sets: Sets<'_> = &[SMALL, NARROW, QUEUE, narrow];
+    let expected = train_alone("alone", sets);
+    assert!(expected != wide);
+    for (size, options) in [
+        (2, &["--bucket", "0.02"][..]),
+        (4, &["--share-moments", "--no-overlap"]),
+    ] {
+        let run = folder.path().join(size.to_string());
+        let mut args = train("unimo3-tiny", &run, sets);
+        args.extend(options.iter().map(|option| (*option).to_owned()));
+        succeeds(&ranks(&launcher, &[(size, args)]));
+        assert!(checkpoints(&run) == expected, "{size} ranks");
     }
 }
 

@@ -37,6 +37,7 @@ mod fused {
         collect, contiguous, floats, for_pieces, generate, owned, row_ranges, rows, tensor,
         vectorized,
     };
+    use crate::kernels::early::{self, Use};
     use crate::kernels::math::{sum, sum2};
 
     pub(super) fn layer_norm<const D: usize>(
@@ -92,12 +93,13 @@ mod fused {
             let (beta, node_beta) = beta.into_parts();
             let (x, gamma, beta) = (contiguous(x), contiguous(gamma), contiguous(beta));
             let (out, moments) = forward(&x, &gamma, &beta, epsilon);
+            let ids = [node_gamma.id(), node_beta.id()];
             match Derivative
                 .prepare::<C>([node_x, node_gamma, node_beta])
                 .compute_bound()
                 .stateful()
             {
-                OpsKind::Tracked(prep) => prep.finish((x, gamma, moments), out),
+                OpsKind::Tracked(prep) => prep.finish((x, gamma, moments, early::uses(ids)), out),
                 OpsKind::UnTracked(prep) => prep.finish(out),
             }
         }
@@ -111,7 +113,7 @@ mod fused {
 
     impl Backward<Flex, 3> for Derivative {
         // x, gamma and the moments of each row.
-        type State = (FlexTensor, FlexTensor, Vec<Moments>);
+        type State = (FlexTensor, FlexTensor, Vec<Moments>, [Use; 2]);
 
         fn backward(
             self,
@@ -119,7 +121,7 @@ mod fused {
             grads: &mut Gradients,
             _checkpointer: &mut Checkpointer,
         ) {
-            let (x, gamma, moments) = ops.state;
+            let (x, gamma, moments, uses) = ops.state;
             let [node_x, node_gamma, node_beta] = ops.parents;
             let grad = contiguous(grads.consume::<Flex>(&ops.node));
             if node_gamma.is_some() || node_beta.is_some() {
@@ -135,6 +137,7 @@ mod fused {
             if let Some(node) = node_x {
                 grads.register::<Flex>(node.id, backward_x(&x, &gamma, &moments, grad));
             }
+            early::done(uses, grads);
         }
     }
 

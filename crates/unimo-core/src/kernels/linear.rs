@@ -48,6 +48,7 @@ mod fused {
     use crate::kernels::buffers::{
         contiguous, floats, for_pieces, rows, sum_rows, tensor, vectorized,
     };
+    use crate::kernels::early::{self, Use};
 
     pub(super) fn linear<const D: usize>(
         x: Tensor<D>,
@@ -89,6 +90,7 @@ mod fused {
                 .stateful()
             {
                 OpsKind::Tracked(mut prep) => {
+                    let uses = early::uses([weight.id(), bias.id()]);
                     // Each factor is kept for the gradient of the other.
                     let kept_x = weight_tracked.then(|| prep.checkpoint(&x));
                     let kept_weight = x_tracked.then(|| prep.checkpoint(&weight));
@@ -97,7 +99,7 @@ mod fused {
                         weight.into_primitive(),
                         bias.into_primitive(),
                     );
-                    prep.finish((kept_x, kept_weight), out)
+                    prep.finish((kept_x, kept_weight, uses), out)
                 }
                 OpsKind::UnTracked(prep) => prep.finish(forward(
                     x.into_primitive(),
@@ -112,7 +114,7 @@ mod fused {
     struct Derivative;
 
     impl Backward<Flex, 3> for Derivative {
-        type State = (Option<NodeId>, Option<NodeId>);
+        type State = (Option<NodeId>, Option<NodeId>, [Use; 2]);
 
         fn backward(
             self,
@@ -121,7 +123,7 @@ mod fused {
             checkpointer: &mut Checkpointer,
         ) {
             let [node_x, node_weight, node_bias] = ops.parents;
-            let (x, weight) = ops.state;
+            let (x, weight, uses) = ops.state;
             // Retrieved even where unused: the checkpointer counts the retrievals of each tensor.
             let x: Option<FlexTensor> = x.map(|id| checkpointer.retrieve_node_output(id));
             let weight: Option<FlexTensor> = weight.map(|id| checkpointer.retrieve_node_output(id));
@@ -135,6 +137,7 @@ mod fused {
             if let (Some(node), Some(x)) = (node_weight, x) {
                 grads.register::<Flex>(node.id, Flex::linear_weight_backward(x, grad));
             }
+            early::done(uses, grads);
         }
     }
 

@@ -29,6 +29,7 @@ mod attention;
 mod cross_entropy;
 mod dot;
 mod dropout;
+pub mod early;
 mod layer_norm;
 mod linear;
 mod recompute;

@@ -48,6 +48,7 @@ mod fused {
     use burn::tensor::{GradientCheckpointingStrategy, Tensor};
 
     use crate::kernels::drawn::{self, Drawn};
+    use crate::kernels::early::{self, Use};
     use crate::parameters::{self, Change, See};
 
     /// The backend of tensors on a device with burn's strategy.
@@ -100,6 +101,7 @@ mod fused {
         let state = Again {
             block: Arc::new(Mutex::new(block)),
             drawn,
+            uses: nodes.ids.iter().flat_map(|id| early::uses([*id])).collect(),
             parameters: nodes.ids,
         };
         // Where nothing of the inputs learns, a parameter stands for them all.
@@ -252,6 +254,7 @@ mod fused {
         block: Arc<Mutex<dyn Rerun>>,
         drawn: Vec<Drawn>,
         parameters: Vec<NodeId>,
+        uses: Vec<Use>,
     }
 
     impl fmt::Debug for Again {
@@ -317,6 +320,7 @@ mod fused {
                 block,
                 drawn,
                 parameters,
+                uses,
             } = ops.state;
             let block = block.lock().unwrap_or_else(PoisonError::into_inner);
             let (inputs, learned) = block.rerun(drawn, grad);
@@ -331,6 +335,7 @@ mod fused {
                     grads.register::<Flex>(id, grad);
                 }
             }
+            early::done(uses, grads);
         }
     }
 }

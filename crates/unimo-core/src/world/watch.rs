@@ -8,8 +8,8 @@ use std::{io, process, thread};
 /// How often a thread looks whether a call waits too long.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Exit code of a process that gave up waiting: `EX_TEMPFAIL` of sysexits.h, "try again".
-const EXIT_CODE: i32 = 75;
+/// Exit code of a process that gave up waiting, or lost another one: `EX_UNAVAILABLE` of sysexits.h.
+pub(super) const EXIT_CODE: i32 = 69;
 
 /// The call that a process waits in.
 #[derive(Debug)]

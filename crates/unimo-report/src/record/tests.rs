@@ -185,6 +185,7 @@ fn records_survive_being_written() {
         pairs_per_second: 31.0,
         step_seconds: 0.5,
         wait_seconds: 0.01,
+        exchange_seconds: None,
         losses: losses.as_object().cloned().unwrap_or_default(),
         skipped: BTreeMap::new(),
         loss_scale: None,

@@ -7,6 +7,8 @@ pub mod launcher;
 pub(crate) mod moments;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+pub(crate) mod plan;
+pub(crate) mod sending;
 pub(crate) mod sharing;
 pub mod sums;
 
@@ -14,7 +16,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use unimo_core::world::World;
+use unimo_core::world::{self, World};
 
 use crate::error::TrainError;
 use crate::interrupt;
@@ -82,6 +84,11 @@ impl Session {
             | TrainError::NothingToTrain { .. } => {
                 say(&format!("rank {rank} ends: error: {error}"));
                 drop(self);
+            }
+            TrainError::Lost(_) => {
+                say(&format!("rank {rank} ends: error: {error}"));
+                std::thread::sleep(LAST_WORDS);
+                std::process::exit(world::LOST);
             }
             _ => {
                 say(&format!("rank {rank} ends: error: {error}"));

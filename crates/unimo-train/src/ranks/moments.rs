@@ -9,7 +9,7 @@ use burn::module::Param;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use unimo_core::parameters::{self, See};
-use unimo_core::world::World;
+use unimo_core::world::{Wire, World};
 
 use crate::error::TrainError;
 use crate::model::Model;
@@ -97,7 +97,7 @@ impl Owners {
             }
         });
         own.resize(longest, 0.0);
-        let all = world.gather_values(WEIGHTS, own)?;
+        let all = world.gather_values(WEIGHTS, own, Wire::F32)?;
         Ok(parameters::replace(model, |name, shape| {
             let (owner, begin) = begins.get(name)?;
             if *owner == self.rank {
@@ -132,7 +132,7 @@ pub(crate) fn of_all(
         values.extend(handle.fetch().iter::<f32>());
     }
     values.resize(longest, 0.0);
-    let gathered = world.gather_values(MOMENTS, values)?;
+    let gathered = world.gather_values(MOMENTS, values, Wire::F32)?;
     if !world.is_first() {
         return Ok(blank);
     }

@@ -9,6 +9,9 @@ use unimo_core::world::{Engine, World};
 use crate::error::TrainError;
 use crate::ranks::launcher::Launcher;
 
+/// How often a thread that leaves its processor to others looks whether all ranks are there. MPI itself would look all the time.
+const LOOK_EVERY: Duration = Duration::from_micros(100);
+
 /// MPI while it is used. It ends when this is dropped, which waits for the other ranks.
 pub struct Session {
     _mpi: Mpi,
@@ -112,6 +115,17 @@ impl Engine for Processes {
         self.local_rank
     }
 
+    fn meet(&self) -> Result<(), String> {
+        let met = ferrompi::scope(|scope| {
+            let mut barrier = self.all.ibarrier(scope)?;
+            while barrier.test()?.is_none() {
+                std::thread::sleep(LOOK_EVERY);
+            }
+            Ok(())
+        });
+        met.map_err(said)
+    }
+
     fn exchange(&self, to: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, String> {
         let sent: Vec<u64> = to.iter().map(|message| message.len() as u64).collect();
         let mut heard = vec![0u64; self.size];
@@ -153,6 +167,12 @@ impl Engine for Processes {
 
     fn exchange_values(&self, own: &[f32]) -> Result<Vec<f32>, String> {
         let mut all = vec![0.0; own.len()];
+        self.all.alltoall(own, &mut all).map_err(said)?;
+        Ok(all)
+    }
+
+    fn exchange_parts(&self, own: &[u8]) -> Result<Vec<u8>, String> {
+        let mut all = vec![0; own.len()];
         self.all.alltoall(own, &mut all).map_err(said)?;
         Ok(all)
     }

@@ -2,9 +2,13 @@
 //!
 //! A sum of floats depends on its order, so the order is fixed: that of the micro-batches, as in one process. Of `R` ranks, rank `r` has
 //! the micro-batches `r`, `r + R`, ... All ranks finish their first one, then their second, and so on. After each,
-//! the gradients of these `R` micro-batches are exchanged: every parameter's values are cut into buckets, every bucket into `R` parts, and
-//! rank `i` gets part `i` of all ranks, which it adds to its own one by one. After the last one the parts are gathered. So a step gives
+//! the gradients of these `R` micro-batches are exchanged: all values are cut into buckets, every bucket into `R` parts, and
+//! rank `i` gets part `i` of all ranks, which it adds to its own one by one. With the last one the parts are gathered. So a step gives
 //! the same bits for every number of ranks that divides its micro-batches.
+//!
+//! Another thread exchanges the buckets, one after the other (`sending`), while this one computes. On the CPU a bucket is sent as soon as
+//! its gradients are whole, while those of earlier layers are computed ([`early`](unimo_core::kernels::early)); `plan` says in which order
+//! they come.
 //!
 //! A parameter without a gradient is sent as `-0.0`, which changes no number that it is added to.
 //!
@@ -13,21 +17,24 @@
 
 use burn::module::Param;
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{FloatDType, Tensor, TensorData};
+use burn::tensor::{FloatDType, Tensor};
 use unimo_core::dtype::cast;
 use unimo_core::parameters::{self, See};
-use unimo_core::world::{Lost, World};
+use unimo_core::world::Wire;
 
+use crate::error::TrainError;
 use crate::model::Model;
+use crate::ranks::plan::Plan;
+use crate::ranks::sending::{Adding, Sending};
 
 /// Values in a bucket: 25 MB.
 pub(crate) const BUCKET: usize = 25_000_000 / size_of::<f32>();
 
-/// What changes no number that it is added to.
-const NOTHING: f32 = -0.0;
-
-const SENT: &str = "the sum of gradients";
-const GATHERED: &str = "the parts of the sum of gradients";
+/// The values in a bucket of some megabytes (10^6 bytes).
+pub(crate) fn bucket(megabytes: f64) -> usize {
+    // Whole values, of which an `f64` counts more than there is memory for.
+    ((megabytes * 1e6) as usize / size_of::<f32>()).max(1)
+}
 
 /// The order in which the gradients of several ranks are added.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,236 +47,100 @@ pub enum Order {
 }
 
 /// The sum so far.
-pub(crate) enum Sum<'a> {
-    /// Of one process.
-    Alone(&'a Model, GradientsAccumulator<Model>),
-    /// Of several, in the order of the micro-batches.
-    Among(&'a Model, Parts<'a>),
-    /// Of several: this rank's micro-batches are added, and then those of all ranks.
-    Own(&'a Model, GradientsAccumulator<Model>, Parts<'a>),
+pub(crate) struct Sum<'a> {
+    model: &'a Model,
+    wire: Wire,
+    /// What this rank adds by itself.
+    own: GradientsAccumulator<Model>,
+    /// `None`: of one process.
+    sending: Option<Sending<'a>>,
+    /// Whether gradients are exchanged after each micro-batch.
+    each: bool,
 }
 
 impl<'a> Sum<'a> {
-    /// A sum of nothing.
-    pub fn new(model: &'a Model, world: &'a World, order: Order) -> Self {
-        if world.is_alone() {
-            return Self::Alone(model, GradientsAccumulator::new());
-        }
-        let parts = Parts::new(world, BUCKET);
-        match order {
-            Order::MicroBatches => Self::Among(model, parts),
-            Order::Ranks => Self::Own(model, GradientsAccumulator::new(), parts),
-        }
-    }
-
-    /// Adds gradients that all ranks have computed alike.
-    pub fn add_common(&mut self, gradients: GradientsParams) -> Result<(), Lost> {
-        match self {
-            Self::Alone(model, sum) => sum.accumulate(model, gradients),
-            Self::Among(model, parts) | Self::Own(model, _, parts) => {
-                parts.add(model, Some(&gradients), From::Here)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds the gradients of this rank's next micro-batch, and those of the other ranks. `None`: it has no loss.
-    pub fn add(&mut self, gradients: Option<GradientsParams>) -> Result<(), Lost> {
-        match (self, gradients) {
-            (Self::Alone(model, sum) | Self::Own(model, sum, _), Some(gradients)) => {
-                sum.accumulate(model, gradients);
-            }
-            (Self::Alone(..) | Self::Own(..), None) => {}
-            (Self::Among(model, parts), gradients) => {
-                parts.add(model, gradients.as_ref(), From::All)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The whole sum, the same on all ranks.
-    pub fn whole(self) -> Result<GradientsParams, Lost> {
-        match self {
-            Self::Alone(_, mut sum) => Ok(sum.grads()),
-            Self::Among(model, parts) => parts.whole(model),
-            Self::Own(model, mut sum, mut parts) => {
-                parts.add(model, Some(&sum.grads()), From::All)?;
-                parts.whole(model)
-            }
-        }
-    }
-}
-
-/// Whose gradients are added.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum From {
-    /// This rank's, which all others have too.
-    Here,
-    /// Those of all ranks.
-    All,
-}
-
-/// This rank's part of the sum.
-pub(crate) struct Parts<'a> {
-    world: &'a World,
-    /// Values in a bucket, a multiple of the number of ranks. The last one may have fewer.
-    size: usize,
-    /// The part of each bucket.
-    parts: Vec<Vec<f32>>,
-    /// Which parameters have a gradient on this rank, in the module's order.
-    present: Vec<bool>,
-}
-
-impl<'a> Parts<'a> {
-    fn new(world: &'a World, bucket: usize) -> Self {
+    /// A sum of nothing. From here on until the end of the sum, gradients are heard.
+    pub fn new(model: &'a Model, order: Order, adding: Adding<'a>) -> Self {
+        // Of one micro-batch both orders are the same, and it need not be added before it is sent.
+        let each = order == Order::MicroBatches || adding.micro == 1;
+        let exchanges = if each { adding.micro } else { 1 };
+        let among = !adding.world.is_alone();
         Self {
-            world,
-            size: bucket.next_multiple_of(world.size()),
-            parts: Vec::new(),
-            present: Vec::new(),
+            model,
+            wire: adding.wire,
+            own: GradientsAccumulator::new(),
+            sending: among.then(|| {
+                let early = adding.early && each;
+                Sending::new(model, Adding { early, ..adding }, exchanges)
+            }),
+            each,
         }
     }
 
-    fn add(
-        &mut self,
-        model: &Model,
-        gradients: Option<&GradientsParams>,
-        from: From,
-    ) -> Result<(), Lost> {
-        let mut walk = Fill {
-            parts: self,
-            gradients,
-            from,
-            bucket: Vec::new(),
-            buckets: 0,
-            parameters: 0,
-            lost: None,
-        };
-        parameters::see(model, &mut walk);
-        walk.last()
+    /// Adds gradients that all ranks have computed alike. They come before all others, and are not rounded.
+    pub fn add_common(&mut self, gradients: GradientsParams) {
+        match &mut self.sending {
+            None => self.own.accumulate(self.model, gradients),
+            Some(sending) => sending.add_common(&gradients),
+        }
     }
 
-    /// Adds a bucket to this rank's part of it.
-    fn add_bucket(&mut self, number: usize, mut bucket: Vec<f32>, from: From) -> Result<(), Lost> {
-        let ranks = self.world.size();
-        bucket.resize(bucket.len().next_multiple_of(ranks), NOTHING);
-        let part = bucket.len() / ranks;
-        if self.parts.len() == number {
-            self.parts.push(vec![NOTHING; part]);
+    /// Is called before each of this rank's backward passes.
+    pub fn begin(&mut self) -> Result<(), TrainError> {
+        match &mut self.sending {
+            Some(sending) if self.each => sending.begin(),
+            _ => Ok(()),
         }
-        let sum = &mut self.parts[number];
-        let mut add = |values: &[f32]| {
-            for (sum, value) in sum.iter_mut().zip(values) {
-                *sum += value;
-            }
-        };
-        match from {
-            From::Here => add(&bucket[self.world.rank() * part..][..part]),
-            From::All => {
-                let all = self.world.exchange_values(SENT, bucket)?;
-                all.chunks(part.max(1)).for_each(add);
-            }
-        }
-        Ok(())
     }
 
-    fn whole(self, model: &Model) -> Result<GradientsParams, Lost> {
-        let present = self
-            .world
-            .gather("which gradients there are", self.present)?;
-        let any = |at: usize| present.iter().any(|own| own.get(at) == Some(&true));
-        let mut values = Vec::new();
-        for part in self.parts {
-            // Parts of a bucket, in the order of ranks, are the bucket. Only the last bucket is padded, at its end.
-            values.push(self.world.gather_values(GATHERED, part)?);
-        }
-        struct Take<'a> {
-            values: std::iter::Flatten<std::vec::IntoIter<Vec<f32>>>,
-            any: &'a dyn Fn(usize) -> bool,
-            parameters: usize,
-            gradients: GradientsParams,
-        }
-        impl See for Take<'_> {
-            fn see<const D: usize>(&mut self, _name: &str, param: &Param<Tensor<D>>) {
-                if !param.is_require_grad() {
-                    return;
-                }
-                let shape = param.dims();
-                let values = self.values.by_ref().take(shape.iter().product());
-                let values: Vec<f32> = values.collect();
-                if (self.any)(self.parameters) {
-                    let device = param.val().device().without_autodiff();
-                    let data = TensorData::new(values, shape.to_vec());
-                    self.gradients
-                        .register(param.id, Tensor::<D>::from_data(data, &device));
-                }
-                self.parameters += 1;
+    /// Adds the gradients of this rank's next micro-batch, as far as they have not been sent, and those of the other ranks. `None`: it has
+    /// no loss.
+    pub fn add(&mut self, gradients: Option<GradientsParams>) -> Result<(), TrainError> {
+        match (&mut self.sending, gradients) {
+            (Some(sending), gradients) if self.each => sending.finish(gradients.as_ref()),
+            (None, Some(gradients)) => {
+                let gradients = rounded(self.model, gradients, self.wire);
+                self.own.accumulate(self.model, gradients);
+                Ok(())
             }
+            (Some(_), Some(gradients)) => {
+                self.own.accumulate(self.model, gradients);
+                Ok(())
+            }
+            (_, None) => Ok(()),
         }
-        let mut take = Take {
-            values: values.into_iter().flatten(),
-            any: &any,
-            parameters: 0,
-            gradients: GradientsParams::new(),
+    }
+
+    /// The whole sum, the same on all ranks, and how the buckets of the next steps are sent, where that changes.
+    pub fn whole(mut self) -> Result<(GradientsParams, Option<Plan>), TrainError> {
+        let Some(mut sending) = self.sending else {
+            let sum = self.own.grads();
+            return Ok((rounded(self.model, sum, self.wire), None));
         };
-        parameters::see(model, &mut take);
-        Ok(take.gradients)
+        if !self.each {
+            sending.begin()?;
+            sending.finish(Some(&self.own.grads()))?;
+        }
+        sending.whole()
     }
 }
 
-/// Walks over a model's parameters and sends their gradients, bucket by bucket.
-struct Fill<'a, 'w> {
-    parts: &'a mut Parts<'w>,
-    gradients: Option<&'a GradientsParams>,
-    from: From,
-    bucket: Vec<f32>,
-    buckets: usize,
-    parameters: usize,
-    lost: Option<Lost>,
-}
-
-impl See for Fill<'_, '_> {
-    fn see<const D: usize>(&mut self, _name: &str, param: &Param<Tensor<D>>) {
-        if !param.is_require_grad() || self.lost.is_some() {
-            return;
-        }
-        let gradient = self.gradients.and_then(|all| all.get::<D>(param.id));
-        if self.parts.present.len() == self.parameters {
-            self.parts.present.push(false);
-        }
-        self.parts.present[self.parameters] |= gradient.is_some();
-        self.parameters += 1;
-        match gradient {
-            Some(gradient) => {
-                let gradient = cast(gradient.without_autodiff(), FloatDType::F32);
-                self.bucket.extend(gradient.into_data().iter::<f32>());
-            }
-            None => {
-                let count: usize = param.dims().iter().product();
-                self.bucket.resize(self.bucket.len() + count, NOTHING);
+/// Gradients as they would arrive.
+fn rounded(model: &Model, gradients: GradientsParams, wire: Wire) -> GradientsParams {
+    struct Round(GradientsParams);
+    impl See for Round {
+        fn see<const D: usize>(&mut self, _name: &str, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.remove::<D>(param.id) {
+                let dtype = FloatDType::from(gradient.dtype());
+                let there = cast(cast(gradient, FloatDType::F32), FloatDType::BF16);
+                self.0.register(param.id, cast(there, dtype));
             }
         }
-        while self.bucket.len() >= self.parts.size && self.lost.is_none() {
-            let rest = self.bucket.split_off(self.parts.size);
-            self.send(rest);
-        }
     }
-}
-
-impl Fill<'_, '_> {
-    /// Sends the bucket; `rest` begins the next one.
-    fn send(&mut self, rest: Vec<f32>) {
-        let bucket = std::mem::replace(&mut self.bucket, rest);
-        let sent = self.parts.add_bucket(self.buckets, bucket, self.from);
-        self.lost = sent.err();
-        self.buckets += 1;
+    if wire == Wire::F32 {
+        return gradients;
     }
-
-    /// Sends what is left.
-    fn last(mut self) -> Result<(), Lost> {
-        if !self.bucket.is_empty() && self.lost.is_none() {
-            self.send(Vec::new());
-        }
-        self.lost.map_or(Ok(()), Err)
-    }
+    let mut round = Round(gradients);
+    parameters::see(model, &mut round);
+    round.0
 }

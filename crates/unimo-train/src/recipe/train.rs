@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_core::lora::LoraSpec;
+use unimo_core::world::Wire;
 use unimo_encoders::names::covers;
 
 use crate::loss_scale::{LossScale, LossScaleConfig};
@@ -22,6 +23,30 @@ pub enum ComputeDtype {
     F16,
 }
 
+/// How the gradients of a micro-batch travel between ranks, and their sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WireDtype {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to 8 binary digits, in half the bytes.
+    Bf16,
+}
+
+impl WireDtype {
+    pub(crate) fn of_world(self) -> Wire {
+        match self {
+            Self::F32 => Wire::F32,
+            Self::Bf16 => Wire::Bf16,
+        }
+    }
+
+    fn is_f32(&self) -> bool {
+        *self == Self::F32
+    }
+}
+
 /// `[train]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +61,10 @@ pub struct TrainConfig {
     /// The dtype of activations.
     #[serde(default)]
     pub dtype: ComputeDtype,
+    /// How the gradients of a micro-batch travel between ranks, and their sum: `"bf16"` halves what is exchanged. It changes the numbers: what
+    /// a micro-batch adds is rounded, summed in f32, and the sum is rounded, in one process too. So all numbers of ranks give the same.
+    #[serde(default, skip_serializing_if = "WireDtype::is_f32")]
+    pub wire: WireDtype,
     /// How losses are scaled with dtype = "f16"; absent: from 65536 on, doubled after 2,000 steps, halved where a gradient overflows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScaleConfig>,

@@ -7,6 +7,7 @@ use crate::error::TrainError;
 use crate::kept::{self, Features, KeptEncoders};
 use crate::model::Model;
 use crate::ranks::moments::Owners;
+use crate::ranks::plan::Plan;
 use crate::recipe::stages::Stage;
 
 impl Trainer {
@@ -23,6 +24,8 @@ impl Trainer {
         for line in self.freezing.account(&state.model) {
             self.observers.message(line);
         }
+        // Other parameters may learn from here on.
+        self.plan = Plan::default();
         self.features = self.open_features(stage, &state.model)?;
         self.state = Some(state);
         self.say_of_features();

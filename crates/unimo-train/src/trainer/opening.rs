@@ -21,6 +21,7 @@ use crate::observers::{Observer, Observers, Terminal};
 use crate::optimizer::Optimizer;
 use crate::prepare::{CAPTIONS_LOOKED_AT, training_device};
 use crate::progress::Progress;
+use crate::ranks::plan::Plan;
 use crate::rates::Rates;
 use crate::rewards;
 use crate::run::RunFolder;
@@ -124,7 +125,7 @@ impl Trainer {
         for model in std::iter::once(&mut state.model).chain(&mut state.ema) {
             same = tasks::give(model, &recipe, &tokenizer, labels.as_ref())?;
         }
-        let targets = Targets::of(&recipe, labels).map(Arc::new);
+        let targets = Targets::of(&recipe, labels.clone()).map(Arc::new);
         let step = state.step;
         let facts = (step == 0).then(|| {
             let each = recipe.objectives.each().into_iter();
@@ -223,6 +224,10 @@ impl Trainer {
             owners: None,
             share_moments: options.share_moments && !options.world.is_alone(),
             order: options.order,
+            labels,
+            overlap: !options.no_overlap,
+            bucket: options.bucket,
+            plan: Plan::default(),
             observers,
             last_good,
             before: 0.0,
