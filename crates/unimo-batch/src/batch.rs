@@ -8,12 +8,14 @@
 //! row.
 
 pub(crate) mod slices;
+pub(crate) mod walks;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use self::slices::Slices;
+use self::walks::Walks;
 use crate::regions::Regions;
 
 /// One step's samples. Row `i` of every part belongs to `samples[i]`.
@@ -42,6 +44,9 @@ pub struct Batch {
     /// Each sample as a sequence of images and sentences, if the loader was asked for it. Its images and sentences are tables of their own.
     #[serde(default)]
     pub slices: Option<Slices>,
+    /// Each sample as the episode of an agent that follows the sample's text, if the loader was asked for it.
+    #[serde(default)]
+    pub walks: Option<Walks>,
 }
 
 /// What a task predicts of a sample.

@@ -7,6 +7,7 @@ mod regions;
 pub mod registry;
 
 pub use batch::slices::{Slice, Slices};
+pub use batch::walks::{WalkTargets, Walks};
 pub use batch::{
     Batch, Entailment, Images, LEVELS, MaskSpec, MaskUnit, MaskedTexts, PatchMaskKind,
     PatchMaskSpec, SecondViews, TAGS, TRANSLATION, Target, TextRole, Texts, normalised,

@@ -43,6 +43,7 @@ use crate::sources::vqa::VqaPart;
 use crate::sources::{AnySource, sources, unknown};
 use crate::text::concepts::ConceptsConfig;
 use crate::text::tokens::{Pad, SMALLEST_VOCABULARY, TokenizerConfig};
+use crate::walks::WalkConfig;
 
 /// Makes [`DataConfig`] and [`SourceKind`] from the list of sources.
 macro_rules! data_config {
@@ -104,6 +105,9 @@ macro_rules! data_config {
             /// A code for each patch of an image, which hidden patches are to become; `None`: images have none.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub codes: Option<CodesConfig>,
+            /// How episodes of an agent become maps and decisions; `None`: as the defaults of its keys say.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub walks: Option<WalkConfig>,
             /// Regions instead of pixels; `None`: pixels.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub regions: Option<RegionsConfig>,
@@ -135,6 +139,7 @@ macro_rules! data_config {
                     concepts: None,
                     switch: None,
                     codes: None,
+                    walks: None,
                     regions: None,
                     tokenizer: TokenizerConfig::default(),
                 }
@@ -397,6 +402,9 @@ impl DataConfig {
                 ));
             }
         }
+        if let Some(walks) = &self.walks {
+            walks.validate("data.walks")?;
+        }
         if let Some(regions) = &self.regions {
             regions.validate()?;
             if self.augment.is_some() {
@@ -600,6 +608,11 @@ impl DataConfig {
     pub fn room_for_words(&self) -> usize {
         let phrases = self.concepts.as_ref().map_or(0, |c| c.max_phrases);
         self.max_text_length.saturating_sub(phrases).max(2)
+    }
+
+    /// How episodes of an agent become maps and decisions.
+    pub fn walk_config(&self) -> WalkConfig {
+        self.walks.unwrap_or_default()
     }
 
     /// How images become pixels for the model.

@@ -11,6 +11,7 @@ pub mod sources;
 mod store;
 mod text;
 mod threads;
+pub mod walks;
 
 pub use config::{DataConfig, Decode, SourceKind, open, register};
 pub use error::{DataError, Place, ReadError, ReadKind, SampleError, panic_text, readable};

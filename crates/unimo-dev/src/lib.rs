@@ -3,6 +3,7 @@
 pub mod backend_check;
 pub mod bench;
 pub mod dtypes;
+pub mod houses;
 pub mod pages;
 pub mod parity;
 pub mod search;

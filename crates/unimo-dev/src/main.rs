@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use unimo_dev::{
-    backend_check, bench, dtypes, pages, parity, search, torture, torture_files, trace,
+    backend_check, bench, dtypes, houses, pages, parity, search, torture, torture_files, trace,
 };
 use unimo_train::error::TrainError;
 use unimo_train::{allocator, pipe};
@@ -61,6 +61,8 @@ enum Bench {
     /// Time searches in many embeddings: all rows, and cells alone, with what those miss.
     #[command(after_help = SEARCH_EXAMPLES)]
     Search(search::SearchArgs),
+    /// Time episodes in generated houses on one thread: drawing a house, a view, a recorded step, a closed loop.
+    Houses(houses::HousesArgs),
     /// Time loading a checkpoint's folder and print one line of JSON.
     Load {
         /// The folder.
@@ -178,6 +180,7 @@ fn run(command: Command) -> Result<ExitCode, TrainError> {
             }
         }
         Command::Bench(Bench::Load { folder }) => println!("{}", bench::load(&folder)?),
+        Command::Bench(Bench::Houses(args)) => houses::run(&args, &mut |line| println!("{line}"))?,
         Command::Bench(Bench::Search(args)) => search::run(&args, &mut |line| println!("{line}"))?,
         Command::Bench(Bench::Dtype(args)) => dtypes::run(&args, &mut |line| println!("{line}"))?,
         Command::Check(Check::Backend(args)) => {

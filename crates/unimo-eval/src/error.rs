@@ -69,6 +69,14 @@ pub enum EvalError {
         /// Its Euclidean length.
         norm: f32,
     },
+    /// A path that an agent walked cannot be judged.
+    #[error("path {row} {reason}")]
+    Path {
+        /// Index of the path.
+        row: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// A setting is outside its range.
     #[error("retrieval setting `{key}` = {got}: allowed is {allowed}")]
     Config {

@@ -10,6 +10,7 @@ mod error;
 pub mod grounding;
 pub mod interval;
 pub mod metrics;
+pub mod navigation;
 pub mod nlvr;
 pub mod patch_map;
 pub mod precision;

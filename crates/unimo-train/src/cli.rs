@@ -134,6 +134,8 @@ enum Data {
     Pack(data::pack::PackArgs),
     /// Write generated images with true captions as files, to try the other commands on: a folder of PNGs and pairs.jsonl.
     Scenes(data::scenes::ScenesArgs),
+    /// Write paths through generated houses, with all that an agent sees on them, as files of the form of R2R-CE.
+    Houses(data::houses::HousesArgs),
     /// Make codes of patches: a k-means of the training images' patches, for data.codes.path in a recipe.
     #[command(after_help = CODES_EXAMPLES)]
     Codes(data::codes::CodesArgs),
@@ -708,6 +710,7 @@ fn run_alone(command: Command) -> Result<(), TrainError> {
         Command::Data(Data::Show(args)) => data::show::run(&args),
         Command::Data(Data::Pack(args)) => data::pack::run(&args),
         Command::Data(Data::Scenes(args)) => data::scenes::run(&args),
+        Command::Data(Data::Houses(args)) => data::houses::run(&args),
         Command::Data(Data::Bench(args)) => data::bench::run(&args, &mut |line| println!("{line}")),
     }
 }

@@ -15,6 +15,7 @@ use crate::sources::languages::Languages;
 use crate::sources::regions::RegionClasses;
 use crate::sources::source::{Annotations, Holds, Offers, Sample, Source, SplitFacts};
 use crate::sources::splits::{BySplit, Split};
+use crate::walks::Recorded;
 
 /// Whether a text is used for a task, given what is known of it.
 ///
@@ -278,6 +279,10 @@ impl Source for Each {
 
     fn regions(&self, split: Split, index: usize) -> Result<Option<PictureRegions>, SampleError> {
         self.source.regions(split, self.sample_of(split, index))
+    }
+
+    fn walk(&self, split: Split, index: usize) -> Result<Option<Box<dyn Recorded>>, SampleError> {
+        self.source.walk(split, self.sample_of(split, index))
     }
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {

@@ -14,6 +14,7 @@ use crate::sources::languages::Languages;
 use crate::sources::regions::RegionClasses;
 use crate::sources::source::{Annotations, Holds, Offers, Sample, Source, SplitFacts};
 use crate::sources::splits::{BySplit, Split};
+use crate::walks::Recorded;
 
 /// A source in which every sample is a different image, with all texts that describe it. A source that is already so is returned
 /// unchanged.
@@ -231,6 +232,10 @@ impl Source for Gathered {
 
     fn regions(&self, split: Split, index: usize) -> Result<Option<PictureRegions>, SampleError> {
         self.source.regions(split, self.first(split, index))
+    }
+
+    fn walk(&self, split: Split, index: usize) -> Result<Option<Box<dyn Recorded>>, SampleError> {
+        self.source.walk(split, self.first(split, index))
     }
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use image::RgbImage;
 use unimo_batch::{
     Batch, Images, JOINED, KEY, MaskedTexts, QUERY, Regions, SecondViews, TAGS, TRANSLATION,
-    Target, TextRole, Texts,
+    Target, TextRole, Texts, Walks,
 };
 
 use crate::error::{DataError, SampleError, readable};
@@ -17,6 +17,7 @@ use crate::images::patches::PatchMasker;
 use crate::images::regions;
 use crate::loader::concepts::ConceptReader;
 use crate::loader::desk::Work;
+use crate::loader::episodes;
 use crate::loader::hidden_regions::{OfSample, RegionHider};
 use crate::loader::joined::{self, AlignedWords, Parts};
 use crate::loader::sides;
@@ -78,6 +79,8 @@ pub(super) struct Made {
     pub(super) window: Window,
     /// Its slices; empty if it is not read as a story.
     slices: Vec<MadeSlice>,
+    /// Its decisions; `None` if it is not read as an episode.
+    walk: Option<Walks>,
 }
 
 impl Made {
@@ -251,6 +254,9 @@ impl Maker {
             let length = spec.max_text_length;
             slices::batch(stories, &spec.images, &spec.tokenizer, length)
         });
+        let walks: Vec<Walks> = made.iter_mut().filter_map(|m| m.walk.take()).collect();
+        all_or_none(batch, walks.len(), made.len(), "an episode")?;
+        let walks = episodes::joined(batch, &walks)?;
         Ok(Batch {
             targets: self.targets(batch, &made)?,
             references: self.references(&made),
@@ -262,6 +268,7 @@ impl Maker {
             further_texts,
             regions,
             slices,
+            walks,
         })
     }
 
@@ -503,6 +510,7 @@ impl Maker {
         }
         let slices = self.slices(std::mem::take(&mut sample.slices), position);
         let slices = slices.map_err(bad)?;
+        let walk = episodes::made(spec, index)?;
         let caption = self.choice(position, sample.captions.len());
         if let (Some(hider), Some(regions)) = (&self.hider, &sample.regions) {
             let language = language_of(&sample, caption);
@@ -546,6 +554,7 @@ impl Maker {
             second_picture,
             window,
             slices,
+            walk,
         })
     }
 

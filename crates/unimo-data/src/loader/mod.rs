@@ -9,6 +9,7 @@ pub(crate) mod codes;
 pub(crate) mod concepts;
 mod desk;
 pub(crate) mod each;
+mod episodes;
 pub(crate) mod eval_set;
 mod gathered;
 mod hidden_regions;

@@ -18,6 +18,7 @@ use crate::sources::label::Label;
 use crate::sources::source::Source;
 use crate::sources::splits::Split;
 use crate::text::tokens::{Pad, TextTokenizer};
+use crate::walks::WalkConfig;
 
 /// What a loader loads, and how.
 #[derive(Clone)]
@@ -58,6 +59,8 @@ pub struct LoaderSpec {
     pub references: bool,
     /// Slices of a story at most, if samples are read as stories; `None`: batches have none.
     pub slices: Option<usize>,
+    /// How episodes of an agent become maps and decisions, if samples are read as episodes; `None`: batches have none.
+    pub walks: Option<WalkConfig>,
     /// Makes concepts of phrases and tags; `None`: batches have none.
     pub concepts: Option<ConceptReader>,
     /// Share of concepts that are hidden; `None`: only phrases that would reveal a hidden word.
@@ -125,6 +128,7 @@ impl LoaderSpec {
             sides: None,
             references: false,
             slices: None,
+            walks: None,
             concepts: None,
             concept_rate: None,
             rewrite: None,

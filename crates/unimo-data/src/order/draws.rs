@@ -40,6 +40,8 @@ pub(crate) enum Stream {
     Sides = 25,
     Story = 37,
     SliceView = 38,
+    House = 39,
+    Walk = 40,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.

@@ -41,6 +41,7 @@ use crate::sources::source::{
     Annotations, Holds, Offers, Sample, Source, SourceConfig, SplitFacts,
 };
 use crate::sources::splits::Split;
+use crate::walks::Recorded;
 
 /// `[data.mixture]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -251,6 +252,7 @@ impl Source for OneModality {
             captions: self.keep == Kept::Texts,
             regions: None,
             slices: 0,
+            walks: None,
             ..self.source.offers()
         }
     }
@@ -467,6 +469,8 @@ impl Source for Mixture {
                 .map(|part| part.offers().slices)
                 .max()
                 .unwrap_or(0),
+            // Episodes of two kinds are no batch, which the loader says.
+            walks: self.parts.iter().find_map(|part| part.offers().walks),
         }
     }
 
@@ -559,6 +563,11 @@ impl Source for Mixture {
             }));
         }
         notes
+    }
+
+    fn walk(&self, split: Split, index: usize) -> Result<Option<Box<dyn Recorded>>, SampleError> {
+        let (part, index) = self.part(split, index);
+        part.walk(split, index)
     }
 
     fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {

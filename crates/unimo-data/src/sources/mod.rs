@@ -7,9 +7,11 @@
 pub mod coco;
 pub mod conceptual;
 pub(crate) mod detect;
+pub mod episodes;
 pub(crate) mod folders;
 pub(crate) mod given;
 pub mod glue;
+pub mod houses;
 pub mod images;
 pub mod interleaved;
 pub mod karpathy;
@@ -64,6 +66,10 @@ macro_rules! sources {
             stories Stories($crate::sources::stories::StoriesConfig);
             /// Stories in files: images and sentences in order.
             interleaved Interleaved($crate::sources::interleaved::InterleavedFiles);
+            /// Generated houses: paths through them, told in words.
+            houses Houses($crate::sources::houses::HousesConfig);
+            /// Episodes in files, as R2R-CE has them: instructions, paths and recorded views.
+            episodes Episodes($crate::sources::episodes::EpisodesConfig);
             /// COCO's captions, with boxes and names of objects.
             coco Coco($crate::sources::coco::CocoConfig);
             /// Karpathy's splits of COCO and Flickr.

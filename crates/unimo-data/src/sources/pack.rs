@@ -62,6 +62,11 @@ pub fn pack(
         let allowed = "a source of single images and texts: shards hold no stories";
         return Err(DataError::config("data.source", source.describe(), allowed));
     }
+    if source.offers().walks.is_some() {
+        let allowed =
+            "a source of single images and texts: shards hold no episodes (unimo data houses)";
+        return Err(DataError::config("data.source", source.describe(), allowed));
+    }
     fs::create_dir_all(folder).map_err(|error| DataError::file("create", folder, error))?;
     let mut packer = Packer {
         source,

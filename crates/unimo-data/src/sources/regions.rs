@@ -53,6 +53,7 @@ use crate::settings::{not_empty, range};
 use crate::sources::source::{Annotations, Holds, Offers, Sample, Source, SplitFacts, TextsOf};
 use crate::sources::splits::Split;
 use crate::store::{self, paths};
+use crate::walks::Recorded;
 
 pub use classes::RegionClasses;
 
@@ -382,6 +383,7 @@ impl Source for WithRegions {
             alignments: whole.alignments,
             // Their images are pixels.
             slices: 0,
+            walks: whole.walks,
             reads_ahead: matches!(self.from, Features::Boxes(_)) && whole.reads_ahead,
         }
     }
@@ -466,6 +468,10 @@ impl Source for WithRegions {
         regions
             .map(Some)
             .map_err(|reason| self.bad(split, index, reason))
+    }
+
+    fn walk(&self, split: Split, index: usize) -> Result<Option<Box<dyn Recorded>>, SampleError> {
+        self.source.walk(split, index)
     }
 
     fn image_path(&self, split: Split, index: usize) -> Result<Option<PathBuf>, SampleError> {

@@ -20,6 +20,7 @@ use crate::sources::languages::Languages;
 use crate::sources::regions::RegionClasses;
 pub use crate::sources::splits::Split;
 use crate::sources::telling::{StorySlice, Telling};
+use crate::walks::{Recorded, WalkOffers};
 
 /// One image with everything known about it. Values that a source does not know are empty.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -93,6 +94,8 @@ pub struct Offers {
     pub alignments: bool,
     /// Slices of a story at most, if samples are stories; 0: they are none.
     pub slices: usize,
+    /// What the episodes have, if samples are episodes of an agent; `None`: they are none.
+    pub walks: Option<WalkOffers>,
 }
 
 impl Default for Offers {
@@ -105,6 +108,7 @@ impl Default for Offers {
             translations: false,
             alignments: false,
             slices: 0,
+            walks: None,
         }
     }
 }
@@ -319,6 +323,15 @@ pub trait Source: Send + Sync {
     ///
     /// Why the sample cannot be used.
     fn regions(&self, _split: Split, _index: usize) -> Result<Option<PictureRegions>, SampleError> {
+        Ok(None)
+    }
+
+    /// The episode of a sample; `None` if it is none.
+    ///
+    /// # Errors
+    ///
+    /// Why the sample cannot be used.
+    fn walk(&self, _split: Split, _index: usize) -> Result<Option<Box<dyn Recorded>>, SampleError> {
         Ok(None)
     }
 

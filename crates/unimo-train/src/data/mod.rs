@@ -1,10 +1,11 @@
-//! Commands that inspect data: `unimo data verify`, `stats`, `show`, `bench`, `pack`, `codes`, `scenes`, and `unimo concepts build`.
+//! Commands that inspect data: `unimo data verify`, `stats`, `show`, `bench`, `pack`, `codes`, `scenes`, `houses`, and `unimo concepts build`.
 //!
 //! Each command takes the `[data]` of a recipe, so that its results hold for a training with the same recipe.
 
 pub mod bench;
 pub mod codes;
 pub mod concepts;
+pub mod houses;
 pub mod pack;
 pub mod scenes;
 pub mod show;

@@ -510,6 +510,7 @@ fn language(data: &DataConfig) -> Option<&'static str> {
     match data.chosen().ok()? {
         AnySource::Scenes(_)
         | AnySource::Stories(_)
+        | AnySource::Houses(_)
         | AnySource::Coco(_)
         | AnySource::Karpathy(_)
         | AnySource::VisualGenome(_)
@@ -520,6 +521,7 @@ fn language(data: &DataConfig) -> Option<&'static str> {
         | AnySource::Glue(_) => Some("en"),
         AnySource::Pairs(_)
         | AnySource::Interleaved(_)
+        | AnySource::Episodes(_)
         | AnySource::Vqa(_)
         | AnySource::Images(_)
         | AnySource::Texts(_)
