@@ -22,6 +22,24 @@ const SIZES: [&str; 11] = [
     "data.tokenizer.vocab_size=300",
 ];
 
+/// What makes `wsmgmap-tiny` smaller still.
+pub const WALKS: [&str; 14] = [
+    "train.batch_size=2",
+    "model.text.width=32",
+    "model.text.layers=1",
+    "model.text.feed_forward=64",
+    "model.map.cells=16",
+    "model.map.width=32",
+    "model.map.feed_forward=64",
+    "model.map.semantic.cells=8",
+    "model.map.view={ image_size = [16, 16], patch_size = 8, layers = 1 }",
+    "data.walks={ cells = 16, cell = 0.75, world = 48, reach = 4.0 }",
+    "data.houses={ train = 6, val = 2, paths = 2, sides = [24, 32], rooms = [2, 3], size = 16 }",
+    "data.tokenizer.vocab_size=300",
+    "eval.walks={ limit = 3, walked = 2, batch_size = 2, examples = 1 }",
+    "train.eval_every=0",
+];
+
 /// The small recipe with these changes, of which the last of a key counts.
 ///
 /// # Panics

@@ -84,6 +84,7 @@ fn model() -> BackboneConfig {
         outside: None,
         image_tags: false,
         representation: None,
+        map: None,
         fusion: Some(FusionConfig {
             width: 8,
             layers: 2,

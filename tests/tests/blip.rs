@@ -80,6 +80,7 @@ fn model() -> BackboneConfig {
         outside: None,
         image_tags: false,
         representation: None,
+        map: None,
         fusion: Some(FusionConfig {
             width: WIDTH,
             layers: 2,

@@ -31,6 +31,7 @@ fn model() -> (Backbone, TiedHead) {
         joint: None,
         image_tags: false,
         representation: None,
+        map: None,
         frozen: Frozen::default(),
     };
     let head = TiedHead {

@@ -163,6 +163,19 @@ fn changes(name: &str) -> Vec<&'static str> {
                  train = [\"backbone.joint\", \"objectives.lm\"] }]",
             ]);
         }
+        "wsmgmap" => set.extend([
+            "model.image=none",
+            "eval.walks={ limit = 3, walked = 2, batch_size = 2 }",
+            "model.map.cells=16",
+            "model.map.width=32",
+            "model.map.feed_forward=64",
+            "model.map.fine_layers=1",
+            "model.map.semantic={ classes = 16, cells = 8, layers = 1 }",
+            "model.map.view={ image_size = [16, 16], patch_size = 8, layers = 1 }",
+            "model.map.memory_layers=1",
+            "data.walks={ cells = 16, cell = 0.75, world = 48, reach = 4.0 }",
+            "data.houses={ train = 8, val = 2, paths = 2, sides = [24, 32], rooms = [2, 3], size = 16 }",
+        ]),
         "infoxlm" => set.extend([
             TEXTS,
             "model.image=none",
@@ -211,7 +224,7 @@ fn changes(name: &str) -> Vec<&'static str> {
             "data.scenes.language=english",
         ]);
     }
-    if name != "unimo2-base" && !["cclm", "infoxlm"].contains(&family) {
+    if name != "unimo2-base" && !["cclm", "infoxlm", "wsmgmap"].contains(&family) {
         set.extend(SCENES);
         if size != "tiny" && family != "sugar" {
             set.push("data.source=scenes");

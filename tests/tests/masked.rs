@@ -61,6 +61,7 @@ fn model() -> BackboneConfig {
         outside: None,
         image_tags: false,
         representation: None,
+        map: None,
         fusion: None,
         joint: Some(JointConfig {
             width: 8,

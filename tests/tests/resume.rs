@@ -388,6 +388,33 @@ fn matrices_of_each_modality_resume_at_any_step() {
     assert!(lines.contains("accuracy_left_to_right"), "{lines}");
 }
 
+/// Episodes of different lengths, with dropout in the text encoder and in the agent.
+#[test]
+fn walks_resume_at_any_step() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let small = unimo_tests::small::WALKS;
+    let changes = [
+        "train.steps=6",
+        "train.accumulation=2",
+        "train.log_every=1",
+        "train.checkpoint_every=2",
+        "train.keep_last=9",
+        "model.text.dropout=0.1",
+        "model.map.dropout=0.1",
+    ];
+    let whole = folder.path().join("whole");
+    let changes: Vec<&str> = small.iter().chain(&changes).copied().collect();
+    resumes("wsmgmap-tiny", &changes, &whole);
+    let lines = fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
+    for key in ["walk", "path", "hallucinate"] {
+        assert!(
+            lines.contains(&format!("\"{key}\":{{\"loss\"")),
+            "{key}: {lines}"
+        );
+    }
+}
+
 #[test]
 fn stages_and_unaligned_data_resume_at_any_step() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);

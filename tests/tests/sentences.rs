@@ -122,6 +122,7 @@ fn compare(name: &str, head: SentenceHead, labels: usize) {
         outside: None,
         image_tags: false,
         representation: None,
+        map: None,
         fusion: None,
         joint: None,
     };

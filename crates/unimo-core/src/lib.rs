@@ -28,6 +28,7 @@ pub mod init;
 pub mod kernels;
 pub mod layers;
 pub mod levels;
+pub mod lookup;
 pub mod lora;
 pub mod mask;
 pub mod outside;

@@ -2,6 +2,8 @@
 //! ([`crate::fusion`]) or single-stream ([`crate::joint`]). The image encoder reads pixels ([`crate::image`], or one of another crate,
 //! [`crate::registry`]) or the regions that a detector found ([`crate::region`]).
 //!
+//! An agent that follows texts over a map ([`crate::map`]) reads the text encoder's states.
+//!
 //! Parts may be left out. Without a cross-modal encoder there are two towers (CLIP), whose states stand for the fused ones. Without an
 //! image encoder the model reads texts alone. Without blocks a uni-modal encoder is an embedding (ViLT, UNITER).
 //!
@@ -29,6 +31,7 @@ use crate::frozen::{self, Frozen};
 use crate::fusion::{CrossModalEncoder, FusionConfig};
 use crate::image::{ImageEncoder, ImageEncoderConfig};
 use crate::joint::{JointConfig, JointEncoder, View};
+use crate::map::{MapConfig, MapEncoder};
 use crate::output::{FusionOutput, Keep};
 use crate::quantiser::Quantiser;
 use crate::region::{RegionEncoder, RegionEncoderConfig, RegionInput};
@@ -69,6 +72,9 @@ pub struct BackboneConfig {
     /// Tokens that both towers of a frozen CLIP read (MMRL).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub representation: Option<RepresentationConfig>,
+    /// An agent that follows the text over a map of what it has seen (WS-MGMap).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<MapConfig>,
 }
 
 impl Serialize for BackboneConfig {
@@ -272,6 +278,7 @@ impl BackboneConfig {
             joint.dropout = 0.0;
             joint.drop_path = 0.0;
         }
+        self.map.iter_mut().for_each(|map| map.dropout = 0.0);
         self
     }
 
@@ -309,6 +316,7 @@ impl BackboneConfig {
                 .representation
                 .as_ref()
                 .map(|tokens| tokens.init(init, self.text.width, self.image_width())),
+            map: self.map.as_ref().map(|map| map.init(init, self.text.width)),
             image_tags: self.image_tags,
             frozen: Frozen::default(),
         }
@@ -335,6 +343,8 @@ pub struct Backbone {
     pub joint: Option<JointEncoder>,
     /// Tokens that both towers read beside words and patches.
     pub representation: Option<Representation>,
+    /// An agent that follows texts over a map.
+    pub map: Option<MapEncoder>,
     /// Whether the image encoder reads tags.
     pub image_tags: bool,
     /// The encoders in which nothing learns, see [`note_frozen`](Self::note_frozen).
@@ -382,6 +392,7 @@ impl Backbone {
         if let Some(outside) = &mut self.outside {
             outside.get_mut().compute_in(dtype);
         }
+        self.map.iter_mut().for_each(|map| map.dtype = dtype);
         self
     }
 

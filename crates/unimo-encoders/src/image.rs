@@ -276,7 +276,7 @@ impl ImageEncoder {
     /// - pixels: `[B, 3, G * P, G * P]`
     /// - output: `[B, G * G, D]`, row by row
     fn embed_patches(&self, pixels: Tensor<4>) -> Tensor<3> {
-        let [rows, channels, height, width] = pixels.dims();
+        let [_, _, height, width] = pixels.dims();
         let p = self.patch_size;
         let (down, across) = (height / p, width / p);
         assert_shape!(pixels, [_, 3, _, _]);
@@ -291,11 +291,7 @@ impl ImageEncoder {
         if let Some(stem) = &self.stem {
             return self.patch_embedding.forward(stem.forward(pixels));
         }
-        // [B, 3, G, P, G, P] -> [B, G * G, 3 * P * P]: each row is a patch, ordered as a convolution kernel.
-        let patches = pixels
-            .reshape([rows, channels, down, p, across, p])
-            .permute([0, 2, 4, 1, 3, 5])
-            .reshape([rows, down * across, channels * p * p]);
+        let patches = patches_of(pixels, p);
         self.patch_embedding.forward(patches)
     }
 
@@ -376,6 +372,21 @@ impl ImageEncoder {
         });
         self
     }
+}
+
+/// Pixels as rows of patches, each ordered as a convolution's kernel.
+///
+/// # Shapes
+///
+/// - pixels: `[B, C, H, W]`, sides that `p` divides
+/// - output: `[B, H / p * W / p, C * p * p]`, row by row
+pub(crate) fn patches_of(pixels: Tensor<4>, p: usize) -> Tensor<3> {
+    let [rows, channels, height, width] = pixels.dims();
+    let (down, across) = (height / p, width / p);
+    pixels
+        .reshape([rows, channels, down, p, across, p])
+        .permute([0, 2, 4, 1, 3, 5])
+        .reshape([rows, down * across, channels * p * p])
 }
 
 /// Bicubic interpolation of a square grid of vectors with Keys' kernel (a = -0.75), pixel centres at halves

@@ -47,6 +47,7 @@ pub mod import;
 pub mod joint;
 pub mod load;
 pub mod managers;
+pub mod map;
 pub mod names;
 pub mod output;
 pub mod public;

@@ -73,6 +73,7 @@ fn model() -> BackboneConfig {
         outside: None,
         image_tags: false,
         representation: None,
+        map: None,
         fusion: None,
         joint: None,
     }

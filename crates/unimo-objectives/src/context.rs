@@ -1,7 +1,9 @@
 //! What a loss is computed from.
 
 use burn::tensor::Device;
-use unimo_batch::{Batch, HiddenRegions, JOINED, MaskedTexts, Regions, Slices, TAGS, Texts};
+use unimo_batch::{
+    Batch, HiddenRegions, JOINED, MaskedTexts, Regions, Slices, TAGS, Texts, WalkTargets, Walks,
+};
 use unimo_core::world::World;
 use unimo_encoders::backbone::Backbone;
 
@@ -77,6 +79,17 @@ impl<'a> Context<'a> {
     pub fn slices(&self) -> &'a Slices {
         let slices = self.batch.slices.as_ref();
         slices.expect("invariant: the batch holds what was requested")
+    }
+
+    /// The episodes, and what is to be learned of each decision.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the objective has not requested them.
+    pub fn walks(&self) -> (&'a Walks, &'a WalkTargets) {
+        let walks = self.batch.walks.as_ref();
+        let walks = walks.and_then(|walks| Some((walks, walks.targets.as_ref()?)));
+        walks.expect("invariant: the batch holds what was requested")
     }
 
     /// The images as regions.

@@ -44,6 +44,8 @@ struct Readings {
     image_layers: BTreeSet<usize>,
     /// How the sentences of stories are read.
     slices: BTreeSet<SliceForm>,
+    /// Whether episodes are followed.
+    walks: bool,
 }
 
 /// Range of the share of a text without an image that is given as the prefix.
@@ -105,7 +107,15 @@ impl Wanted {
                 What::Slices(form) => {
                     of_model.slices.insert(*form);
                 }
-                What::Words | What::References | What::Codes | What::Regions(_) => {}
+                What::Walks => {
+                    of_model.walks = true;
+                    of_model.texts.insert(TextKind::Plain);
+                }
+                What::Words
+                | What::References
+                | What::Codes
+                | What::Regions(_)
+                | What::CellClasses => {}
             }
         }
         for by in as_others {
@@ -152,6 +162,7 @@ impl Wanted {
             own.texts.retain(|kind| !done.texts.contains(kind));
             own.images.retain(|kind| !done.images.contains(kind));
             own.slices.retain(|form| !done.slices.contains(form));
+            own.walks &= !done.walks;
         };
         rest(&mut self.student, &done.student);
         rest(&mut self.teacher, &done.teacher);
@@ -287,6 +298,22 @@ impl Reader<'_> {
             let read = stories::read(self.backbone, slices, &wanted.slices, self.device);
             into.put_stories(read);
         }
+        if wanted.walks {
+            self.walks(into);
+        }
+    }
+
+    /// Follows the batch's episodes by the texts, which are encoded already.
+    fn walks(&self, into: &mut Tables) {
+        let map = self.backbone.map.as_ref();
+        let Some((map, walks)) = map.zip(self.batch.walks.as_ref()) else {
+            return;
+        };
+        let Some(texts) = into.texts_of(&TextKind::Plain, walks.steps.len()) else {
+            return;
+        };
+        let _part = part!(Some(self.device.clone()), "agent");
+        into.put_walks(map.forward(&texts, &map.input(walks, self.device)));
     }
 
     /// The names of the images' objects. They are hidden before the image encoder, so that images are encoded once (MVP's release).

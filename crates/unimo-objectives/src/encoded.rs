@@ -8,6 +8,7 @@ use burn::tensor::Tensor;
 use unimo_batch::Batch;
 use unimo_core::mask::PaddingMask;
 use unimo_encoders::features::{ImageFeatures, TextFeatures};
+use unimo_encoders::map::WalkFeatures;
 
 use crate::partners::{Partners, Similarity};
 use crate::request::{By, ImageKind, SliceForm, Table, TextKind, describing};
@@ -46,6 +47,8 @@ pub(crate) struct Tables {
     images: BTreeMap<ImageKind, ImageFeatures>,
     /// The slices of stories, by the way their sentences were read.
     stories: BTreeMap<SliceForm, StoryFeatures>,
+    /// The decisions of episodes.
+    walks: Option<WalkFeatures>,
 }
 
 /// A batch's own rows, followed by samples of other batches.
@@ -105,9 +108,7 @@ impl Encoded {
 
     /// Texts of the batch's samples, `B` rows; `None` if they were not requested or the batch has none.
     pub fn texts(&self, by: By, kind: &TextKind) -> Option<TextFeatures> {
-        let tables = self.tables(by);
-        let (table, first) = tables.texts(kind)?;
-        Some(table.narrow(first, self.samples))
+        self.tables(by).texts_of(kind, self.samples)
     }
 
     /// The last layer's states of the texts, as the cross-modal encoder reads them: `[B, L, D]`.
@@ -140,6 +141,16 @@ impl Encoded {
     /// Panics if they were not requested.
     pub fn stories(&self, by: By, form: SliceForm) -> &StoryFeatures {
         let found = self.tables(by).stories.get(&form);
+        found.expect("invariant: the step gives what was requested")
+    }
+
+    /// The decisions of the batch's episodes.
+    ///
+    /// # Panics
+    ///
+    /// Panics if they were not requested.
+    pub fn walks(&self, by: By) -> &WalkFeatures {
+        let found = self.tables(by).walks.as_ref();
         found.expect("invariant: the step gives what was requested")
     }
 
@@ -250,6 +261,12 @@ impl Tables {
         Some((self.texts.get(&kind.table())?, *first))
     }
 
+    /// The texts of this kind of so many samples.
+    pub fn texts_of(&self, kind: &TextKind, samples: usize) -> Option<TextFeatures> {
+        let (table, first) = self.texts(kind)?;
+        Some(table.narrow(first, samples))
+    }
+
     /// Rows in the table of bidirectional texts.
     pub fn rows(&self) -> usize {
         self.rows_of(&Table::BothDirections)
@@ -291,6 +308,11 @@ impl Tables {
     /// Adds the slices of stories.
     pub fn put_stories(&mut self, read: BTreeMap<SliceForm, StoryFeatures>) {
         self.stories.extend(read);
+    }
+
+    /// Adds the decisions of episodes.
+    pub fn put_walks(&mut self, walks: WalkFeatures) {
+        self.walks = Some(walks);
     }
 
     /// Adds images of a kind to the tables.

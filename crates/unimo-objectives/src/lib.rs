@@ -49,6 +49,7 @@ pub mod teacher;
 mod temperature;
 pub mod tied;
 pub mod together;
+pub mod walks;
 
 use std::ops::{Deref, DerefMut};
 
@@ -229,6 +230,9 @@ objectives! {
     sentences: tasks::sentences::SentencesConfig;
     grounding: tasks::grounding::GroundingConfig;
     region_scoring: tasks::region_scoring::RegionScoringConfig;
+    walk: tasks::walk::WalkConfig;
+    path: tasks::path::PathConfig;
+    hallucinate: tasks::hallucinate::HallucinateConfig;
 }
 
 /// The objectives of a recipe, with their heads.
@@ -360,6 +364,7 @@ impl ModuleDisplayDefault for Objectives {
 
 const NEEDS_ONE_STREAM: &str = "needs a cross-modal encoder of one stream, [model.joint], or none";
 const NEEDS_STORIES: &str = "needs a stream that reads stories, [model.joint.interleaved], and an image encoder of pixels, [model.image]";
+const NEEDS_MAP: &str = "needs an agent that reads a map, [model.map]";
 const NEEDS_TEXT_STREAM: &str = "needs a cross-modal encoder whose texts read images or other texts: [model.fusion] with image_stream = false";
 const NEEDS_TWO_STREAMS: &str =
     "needs a cross-modal encoder of two streams, [model.fusion] with image_stream = true";

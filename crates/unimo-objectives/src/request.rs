@@ -40,6 +40,10 @@ pub enum What {
     Regions(RegionLabels),
     /// Its images and sentences in order, [`Batch::slices`].
     Slices(SliceForm),
+    /// Its episode with what is to be learned of each decision, [`Batch::walks`], and its text as the instruction.
+    Walks,
+    /// The classes of the cells of its map, on the host: nothing is encoded.
+    CellClasses,
 }
 
 /// How the sentences of a story are read; its images are read as they are.
@@ -272,6 +276,16 @@ impl Request {
         Self::of(What::Slices(form))
     }
 
+    /// An episode, whose instruction is the text, followed by the student.
+    pub fn walks() -> Self {
+        Self::of(What::Walks)
+    }
+
+    /// The classes of the cells of an episode's map, [`WalkTargets::classes`](unimo_batch::WalkTargets::classes).
+    pub fn cell_classes() -> Self {
+        Self::of(What::CellClasses)
+    }
+
     fn of(what: What) -> Self {
         Self {
             what,
@@ -322,6 +336,15 @@ impl Request {
             What::Slices(_) => {
                 let slices = batch.slices.as_ref();
                 slices.is_some_and(|s| s.images.is_none() || backbone.reads_pixels())
+            }
+            What::Walks => {
+                let map = backbone.map.as_ref().zip(batch.walks.as_ref());
+                let taken = map.is_some_and(|(map, w)| w.targets.is_some() && map.takes(w));
+                taken && batch.texts.is_some()
+            }
+            What::CellClasses => {
+                let map = backbone.map.as_ref().zip(batch.walks.as_ref());
+                map.is_some_and(|(map, walks)| map.knows_classes(walks))
             }
         }
     }
@@ -479,6 +502,8 @@ pub struct Inputs {
     pub sides: Option<SidesSpec>,
     /// Whether samples are read as stories.
     pub slices: bool,
+    /// Whether samples are read as episodes.
+    pub walks: bool,
 }
 
 impl Inputs {
@@ -537,6 +562,7 @@ impl Inputs {
                     What::References => all.references = true,
                     What::Codes => all.codes = true,
                     What::Slices(_) => all.slices = true,
+                    What::Walks | What::CellClasses => all.walks = true,
                     What::Text(TextForm::Plain | TextForm::AsOthers)
                     | What::Words
                     | What::Image(ImageForm::Plain | ImageForm::Represented) => {}

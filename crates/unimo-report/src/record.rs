@@ -456,6 +456,41 @@ pub struct StoryAlignment {
     pub model: f64,
 }
 
+/// `walks.json`: how an agent walked some held-out episodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WalksRecord {
+    /// The step of the weights.
+    pub step: u64,
+    /// Metres from the goal within which an agent that stops has arrived.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub within: f64,
+    /// Some episodes.
+    #[serde(default)]
+    pub examples: Vec<WalkExample>,
+}
+
+/// An episode that an agent walked. Places are columns and rows of the ground, with fractions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WalkExample {
+    /// What it was told.
+    pub instruction: String,
+    /// `classes[row][column]`: the class of each cell of the ground; 0 is nothing.
+    #[serde(default)]
+    pub classes: Vec<Vec<u8>>,
+    /// The path that it should take.
+    #[serde(default)]
+    pub path: Vec<[f64; 2]>,
+    /// The path that it took.
+    #[serde(default)]
+    pub walked: Vec<[f64; 2]>,
+    /// Metres from where it ended to the goal.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub metres: f64,
+    /// Whether it stopped by itself.
+    #[serde(default)]
+    pub stopped: bool,
+}
+
 /// `codes.json`: how some held-out pairs use the codes of a grounded dictionary.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CodesRecord {
@@ -707,6 +742,8 @@ pub(crate) struct RunFolder {
     pub key_words: Option<KeyWordsRecord>,
     /// `stories.json`, if there is one.
     pub stories: Option<StoriesRecord>,
+    /// `walks.json`, if there is one.
+    pub walks: Option<WalksRecord>,
     /// `codes.json`, if there is one.
     pub codes: Option<CodesRecord>,
     pub gallery: Vec<GalleryItem>,
@@ -748,6 +785,7 @@ impl RunFolder {
         folder.patches = object(run, "patches.json", &mut folder.problems);
         folder.key_words = object(run, "key_words.json", &mut folder.problems);
         folder.stories = object(run, "stories.json", &mut folder.problems);
+        folder.walks = object(run, "walks.json", &mut folder.problems);
         folder.codes = object(run, "codes.json", &mut folder.problems);
         folder.gallery = object::<GalleryRecord>(run, "gallery.json", &mut folder.problems)
             .map(|gallery| gallery.items)

@@ -25,6 +25,7 @@ use crate::sections::predictions::predictions;
 use crate::sections::retrieval::retrieval;
 use crate::sections::scores::scores;
 use crate::sections::stories::stories;
+use crate::sections::walks::walks;
 use crate::summary::{header, plain, problems, summary};
 
 #[cfg(test)]
@@ -90,6 +91,7 @@ fn page(run: &Path, mut folder: RunFolder) -> String {
         patches,
         folder.key_words.as_ref().and_then(key_words),
         folder.stories.as_ref().and_then(stories),
+        folder.walks.as_ref().and_then(walks),
         phrases,
         gallery,
         dynamics(&folder),

@@ -14,6 +14,7 @@ pub(crate) mod predictions;
 pub(crate) mod retrieval;
 pub(crate) mod scores;
 pub(crate) mod stories;
+pub(crate) mod walks;
 
 /// Names of the objectives, in the order in which the run first logged them.
 pub(crate) fn objective_names(steps: &[StepRecord]) -> Vec<String> {

@@ -696,7 +696,7 @@ class UnimoModel(PreTrainedModel):
     main_input_name = "input_ids"
     # Heads that only training or unimo itself uses.
     _keys_to_ignore_on_load_unexpected = [
-        r"^objectives\.(lm|vq|codes|mcr|wpg|views|mrm|mim|psl|locate|mrtm|regions|nlvr2|ranking|answers|classes|prompts|sentences|grounding|region_scoring|ttc|ttm|tlm|xlco|alignment)\.",
+        r"^objectives\.(lm|vq|codes|mcr|wpg|views|mrm|mim|psl|locate|mrtm|regions|nlvr2|ranking|answers|classes|prompts|sentences|grounding|region_scoring|walk|path|hallucinate|ttc|ttm|tlm|xlco|alignment)\.",
         r"^objectives\.itc\.momentum\.",
         r"^objectives\.mlm\.distil\.",
         r"^backbone\.image\.mask_embedding$",

@@ -19,6 +19,7 @@ use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::{self, Retrieval};
 use crate::evaluators::stories::Stories;
 use crate::evaluators::task::Predictions;
+use crate::evaluators::walks::{self, Walks};
 use crate::evaluators::{Evaluator, HeldOut, registry};
 use crate::opened::Opened;
 pub use crate::opened::Options;
@@ -64,6 +65,7 @@ pub fn run(
         recipe.eval.patches.is_some(),
         recipe.eval.base_to_novel.is_some(),
         recipe.eval.stories.is_some(),
+        recipe.eval.walks.is_some(),
     ];
     let targets = opened.targets();
     for split in splits.iter().filter(|_| own.contains(&true)) {
@@ -103,6 +105,10 @@ pub fn run(
         if let Some(config) = &recipe.eval.stories {
             let stories = Stories::open(config, recipe, &held_out)?;
             found.extend(stories.evaluate(&weights, say)?);
+        }
+        if let Some(config) = &recipe.eval.walks {
+            let walks = Walks::open(config, recipe, &held_out, say)?;
+            found.extend(walks.evaluate(&weights, say)?);
         }
         records.extend(found.into_iter().map(|record| EvalRecord {
             split: labelled(&record.split, options),
@@ -339,8 +345,13 @@ fn numbers(record: &EvalRecord) -> String {
         record.step, record.split, record.texts
     );
     for (name, scalar) in &record.scalars {
-        let chance = scalar.chance.map(|c| format!("   chance {:.2}", 100.0 * c));
-        let value = 100.0 * scalar.value;
+        // Cells and metres are no shares.
+        let measured = walks::MEASURED.contains(&name.as_str());
+        let factor = if measured { 1.0 } else { 100.0 };
+        let chance = scalar
+            .chance
+            .map(|c| format!("   chance {:.2}", factor * c));
+        let value = factor * scalar.value;
         out.push_str(&format!(
             "{name:<44}{value:>8.2}{}\n",
             chance.unwrap_or_default()

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use unimo_batch::{ConfigError, RegionLabels};
+use unimo_data::walks::FEATURES;
 use unimo_data::{
     Codebook, CodesConfig, ConceptReader, Concepts, FurtherText, HideRegions, Joining, LoaderSpec,
-    Offers, PatchCodes, PatchMask, Readable, Rewrite as _, Source, Split, Switch, TextTokenizer,
-    TokenizerConfig,
+    Offers, PatchCodes, PatchMask, Readable, Rewrite as _, Source, SourceKind, Split, Switch,
+    TextTokenizer, TokenizerConfig,
 };
 use unimo_objectives::Settings;
 use unimo_objectives::request::{Request, SliceForm, TextForm, What};
@@ -112,6 +113,7 @@ pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError
     }
     check_regions(recipe, source)?;
     check_stories(recipe, source)?;
+    check_walks(recipe, source)?;
     check_alignments(recipe, source)?;
     if recipe.model.reads_concepts() && named(source, source.len(Split::Train)).is_none() {
         return Err(TrainError::Check(format!(
@@ -206,6 +208,73 @@ fn check_stories(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError>
     Ok(())
 }
 
+/// Checks that there are episodes if they are asked for, of the sizes that the agent reads.
+fn check_walks(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError> {
+    let reads = |(_, settings): &(&'static str, &dyn Settings)| {
+        let mut requests = settings.requests().into_iter();
+        requests.any(|request| matches!(request.what, What::Walks))
+    };
+    let known = source.offers().walks.is_some_and(|walks| walks.paths);
+    // A stage may have episodes of its own.
+    let staged = recipe.stage.iter().any(|stage| stage.data.is_some());
+    if let Some((key, _)) = recipe.objectives.each().into_iter().find(reads)
+        && !known
+        && !staged
+    {
+        return Err(TrainError::Check(format!(
+            "objectives.{key} reads episodes whose paths are known, of which the data has none: {}. The sources houses and episodes have them",
+            source.describe()
+        )));
+    }
+    let (Some(map), Some(offers)) = (&recipe.model.map, source.offers().walks) else {
+        return Ok(());
+    };
+    let data = recipe.data.walk_config();
+    let view = map.view.as_ref().map(|view| view.image_size);
+    let classes = map.semantic.as_ref().map(|semantic| semantic.classes);
+    let learned = recipe.objectives.hallucinate.is_some();
+    let classes = classes.filter(|_| learned);
+    // Those of houses are known beforehand; elsewhere an episode that is too long skips its batch, which is counted.
+    let generated = recipe.data.source == SourceKind::Houses;
+    let steps = recipe.data.houses.unwrap_or_default().steps[1];
+    let decisions = if generated { steps / data.every + 2 } else { 0 };
+    let of_map = |own: usize| if map.reads_map() { own } else { 0 };
+    let wrong = [
+        (
+            of_map(map.cells) != of_map(data.cells),
+            format!("cells = {}", map.cells),
+            format!("maps of {} cells on a side, data.walks.cells", data.cells),
+        ),
+        (
+            of_map(map.channels) != of_map(FEATURES),
+            format!("channels = {}", map.channels),
+            format!("maps of {FEATURES} channels"),
+        ),
+        (
+            view.is_some_and(|view| view != offers.view),
+            format!("view.image_size = {:?}", view.unwrap_or_default()),
+            format!("views of {:?} pixels", offers.view),
+        ),
+        (
+            classes.is_some_and(|classes| classes != offers.classes),
+            format!("semantic.classes = {}", classes.unwrap_or_default()),
+            format!("{} classes of cells, void among them", offers.classes),
+        ),
+        (
+            decisions > map.steps,
+            format!("steps = {}", map.steps),
+            format!("up to {decisions} decisions in an episode"),
+        ),
+    ];
+    match wrong.into_iter().find(|(wrong, ..)| *wrong) {
+        Some((_, own, given)) => Err(TrainError::Check(format!(
+            "model.map.{own} does not fit the data, which has {given}: {}",
+            source.describe()
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Checks that words of translations are aligned where words are hidden by it.
 fn check_alignments(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError> {
     for (key, settings) in recipe.objectives.each() {
@@ -278,10 +347,12 @@ fn lacks(requests: &[Request], offers: &Offers) -> Vec<&'static str> {
     let image = needed().any(|request| matches!(request.what, What::Image(_) | What::Codes));
     let text = needed().any(|request| matches!(request.what, What::Text(_) | What::Words));
     let stories = needed().any(|request| matches!(request.what, What::Slices(_)));
+    let walks = needed().any(|request| matches!(request.what, What::Walks));
     let all = [
         ("images", image && !offers.images),
         ("texts", text && !offers.captions),
         ("stories", stories && offers.slices == 0),
+        ("episodes", walks && !offers.walks.is_some_and(|w| w.paths)),
         (
             TRANSLATIONS,
             reads_translations(requests) && !offers.translations,
@@ -591,6 +662,7 @@ pub fn for_keys(
     let interleaved = joint.and_then(|joint| joint.interleaved.as_ref());
     let slices = interleaved.filter(|_| inputs.slices);
     spec.slices = slices.map(|interleaved| interleaved.slices);
+    spec.walks = inputs.walks.then(|| recipe.data.walk_config());
     spec.hide_regions = inputs.region_mask.map(|mask| HideRegions {
         mask,
         labels: inputs.region_labels,

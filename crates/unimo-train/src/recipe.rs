@@ -109,6 +109,8 @@ built_in![
     "dimbert-base",
     "sugar-tiny",
     "sugar-base",
+    "wsmgmap-tiny",
+    "wsmgmap-base",
     "unimo3-vqa-base",
     "unimo3-nlvr2-base",
     "unimo3-snli-ve-base",

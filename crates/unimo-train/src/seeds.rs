@@ -9,6 +9,7 @@ pub(crate) enum Purpose {
     Order,
     Adapters,
     Task,
+    Walks,
 }
 
 /// The step of what is drawn beside training. Training has no such step, so none of its batches is drawn alike.

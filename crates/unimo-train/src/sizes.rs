@@ -200,6 +200,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
         outside: None,
         image_tags: mvp,
         representation: None,
+        map: None,
         joint: match family {
             Family::Unimo3 | Family::Meter => None,
             Family::Unimo2 => Some(joint(

@@ -81,6 +81,7 @@ impl BackboneConfig {
             let checked = tokens.validate_with(&self.text, self.image.as_ref(), self.image_tags);
             checked.map_err(|e| e.within("representation"))?;
         }
+        self.check_map()?;
         match (&self.fusion, &self.joint) {
             (None, None) => Ok(()),
             (Some(fusion), None) => {
@@ -136,6 +137,20 @@ impl BackboneConfig {
                 "there must be one of them at most: a cross-modal encoder of two streams, or of one",
             ),
         }
+    }
+
+    /// Checks the agent that reads a map.
+    fn check_map(&self) -> Result<(), ConfigError> {
+        let Some(map) = &self.map else {
+            return Ok(());
+        };
+        map.validate().map_err(|e| e.within("map"))?;
+        ConfigError::unless(
+            !self.is_fused(),
+            "map",
+            "{}",
+            "must be absent with [model.fusion] and [model.joint]: the agent reads the states of the text encoder itself",
+        )
     }
 
     /// Checks what stands in one stream beside the text.

@@ -270,6 +270,7 @@ pub fn config(json: &serde_json::Value) -> Result<BackboneConfig, String> {
         outside: None,
         image_tags: false,
         representation: None,
+        map: None,
         joint: None,
         text,
     })

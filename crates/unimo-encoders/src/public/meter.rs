@@ -189,6 +189,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
         outside: None,
         image_tags: false,
         representation: None,
+        map: None,
         joint: None,
     })
 }

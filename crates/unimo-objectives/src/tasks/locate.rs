@@ -82,11 +82,11 @@ pub enum Query {
     Words,
 }
 
-/// `objectives.locate.range`.
+/// Whose distances give the largest and the smallest: `objectives.locate.range`, `objectives.path.range`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Range {
-    /// Each sample's own.
+    /// Each sample's own; of walks each decision's.
     #[default]
     Sample,
     /// Those of all samples of the batch.
@@ -329,6 +329,15 @@ pub fn targets(distances: Tensor<2>, range: Range, temperature: f64) -> Tensor<2
         .clamp_min(LEAST)
         .expand([rows, places]);
     let near = (most.expand([rows, places]) - distances) / spread;
+    peaked(near, temperature)
+}
+
+/// Where attention should lie, by how near each place is: 1 is the nearest, 0 the farthest.
+///
+/// # Shapes
+///
+/// - near, output: `[N, P]`; rows of the output sum to 1
+pub fn peaked(near: Tensor<2>, temperature: f64) -> Tensor<2> {
     softmax(near.div_scalar(temperature), 1)
 }
 

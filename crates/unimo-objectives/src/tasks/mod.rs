@@ -13,6 +13,9 @@
 //! | [`grounding`] | the box that an expression refers to | the fused pair | distance of the coordinates, and generalised IoU |
 //! | [`locate`] | the same box, from the attention that it supervises | attention of the text to patches | divergence from where the box lies |
 //! | [`region_scoring`] | which region an expression refers to | single states of the fused pair | squared error of cosine and IoU |
+//! | [`walk`] | where an agent goes, and its progress | each decision of its episode | squared error |
+//! | [`path`] | nothing: it supervises where the agent looks | attention of the instruction to the map | divergence from where the path lies |
+//! | [`hallucinate`] | the classes of the map's cells | the semantic layer of the map | cross-entropy |
 //!
 //! A task reads its labels from the [targets](unimo_batch::Batch::targets) of a batch. [`Settings::predicts`] says what it predicts,
 //! [`Objective::predict`] gives the scores.
@@ -23,11 +26,13 @@
 pub mod answers;
 pub mod classes;
 pub mod grounding;
+pub mod hallucinate;
 pub mod head;
 pub mod labels;
 pub mod locate;
 pub mod nlvr2;
 pub mod pair;
+pub mod path;
 pub mod prompts;
 pub mod ranking;
 pub mod region_scoring;
@@ -35,6 +40,7 @@ pub mod sentences;
 pub mod snli_ve;
 pub mod summary;
 pub mod vqa;
+pub mod walk;
 
 use unimo_batch::ConfigError;
 

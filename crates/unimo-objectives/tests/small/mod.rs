@@ -128,6 +128,7 @@ pub fn towers() -> BackboneConfig {
         outside: None,
         image_tags: false,
         representation: None,
+        map: None,
         fusion: None,
         joint: None,
     }

@@ -21,6 +21,7 @@ pub mod registry;
 pub mod retrieval;
 pub mod stories;
 pub mod task;
+pub mod walks;
 
 use std::sync::Arc;
 
@@ -44,6 +45,7 @@ use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::Retrieval;
 use crate::evaluators::stories::Stories;
 use crate::evaluators::task::Predictions;
+use crate::evaluators::walks::Walks;
 use crate::model::Model;
 use crate::recipe::Recipe;
 use crate::recipe::Task;
@@ -177,6 +179,9 @@ pub fn open(
     if let Some(config) = &recipe.eval.stories {
         all.push(Box::new(Stories::open(config, recipe, held_out)?));
     }
+    if let Some(config) = &recipe.eval.walks {
+        all.push(Box::new(Walks::open(config, recipe, held_out, say)?));
+    }
     for section in recipe.eval.outside.each() {
         all.push(registry::open(section, recipe, held_out)?);
     }
@@ -293,6 +298,9 @@ pub(crate) fn wrong(recipe: &Recipe) -> Vec<ConfigError> {
         let fits = fits.map_err(|e| e.within(grad_cam::NAME).within("eval"));
         found.extend(fits.err());
     }
+    if eval.walks.is_some() {
+        found.extend(walks::possible(recipe).err());
+    }
     found.extend(select_wrong(recipe));
     found
 }
@@ -324,6 +332,9 @@ fn select_wrong(recipe: &Recipe) -> Option<ConfigError> {
     }
     if eval.stories.is_some() {
         names.extend(stories::names());
+    }
+    if eval.walks.is_some() {
+        names.extend(walks::names());
     }
     if eval.key_words.is_some() {
         names.push("key_words.average_precision".to_owned());

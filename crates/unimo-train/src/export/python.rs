@@ -55,6 +55,9 @@ pub fn refusal(model: &BackboneConfig) -> Option<&'static str> {
             return Some("it reads the names of an image's objects, model.joint.concepts");
         }
     }
+    if model.map.is_some() {
+        return Some("it is an agent that follows texts over a map, [model.map]");
+    }
     if model.outside.is_some() {
         return Some("its image encoder is one of another crate");
     }

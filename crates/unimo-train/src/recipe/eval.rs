@@ -75,6 +75,9 @@ pub struct EvalConfig {
     /// Held-out stories, found among those that differ by their order or by one attribute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stories: Option<StoriesEvalConfig>,
+    /// An agent's decisions on held-out episodes, and where it arrives when it walks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub walks: Option<WalksEvalConfig>,
     /// The evaluators of other crates.
     #[serde(flatten, skip_deserializing)]
     pub outside: OutsideSections,
@@ -142,6 +145,7 @@ impl Default for EvalConfig {
             bitext: None,
             base_to_novel: None,
             stories: None,
+            walks: None,
             outside: OutsideSections::default(),
         }
     }
@@ -173,6 +177,9 @@ impl EvalConfig {
                 stories.pool,
                 "must be at least 2: one candidate is always found",
             )?;
+        }
+        if let Some(walks) = &self.walks {
+            walks.validate().map_err(|e| e.within("walks"))?;
         }
         self.outside.validate()
     }
@@ -312,6 +319,56 @@ impl Default for StoriesEvalConfig {
             pool: 200,
             examples: 2,
         }
+    }
+}
+
+/// `[eval.walks]`: what an agent decides of recorded held-out episodes, and where it arrives when it walks by itself in generated houses, told its own
+/// instruction or that of another episode. It needs `[model.map]` and `[objectives.walk]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WalksEvalConfig {
+    /// Number of recorded episodes; 0: all that `eval.limit` leaves.
+    pub limit: usize,
+    /// Number of episodes that are walked in a closed loop, if the data is generated houses; 0: none.
+    pub walked: usize,
+    /// Episodes that are read at the same time.
+    pub batch_size: usize,
+    /// The progress above which an agent stops; 0.8 in WS-MGMap.
+    pub stop: f64,
+    /// Cells around the path within which attention counts as near it.
+    pub radius: f32,
+    /// Walked episodes that the report draws.
+    pub examples: usize,
+}
+
+impl Default for WalksEvalConfig {
+    fn default() -> Self {
+        Self {
+            limit: 0,
+            walked: 50,
+            batch_size: 8,
+            stop: 0.8,
+            radius: 3.0,
+            examples: 6,
+        }
+    }
+}
+
+impl WalksEvalConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        config::positive("batch_size", self.batch_size)?;
+        ConfigError::unless(
+            self.stop > -1.0 && self.stop < 1.0,
+            "stop",
+            self.stop,
+            "must be above -1 and below 1, as the progress is",
+        )?;
+        ConfigError::unless(
+            self.radius >= 0.0 && self.radius.is_finite(),
+            "radius",
+            self.radius,
+            "must be a number of cells, 0 or more",
+        )
     }
 }
 

@@ -67,12 +67,13 @@ const FITTED: &[Rule] = &[
 ];
 
 /// Sections of `[model]`, with the parameters that they belong to.
-const SECTIONS: [(&str, &str); 5] = [
+const SECTIONS: [(&str, &str); 6] = [
     ("text", "backbone.text"),
     ("image", "backbone.image"),
     ("regions", "backbone.regions"),
     ("fusion", "backbone.fusion"),
     ("joint", "backbone.joint"),
+    ("map", "backbone.map"),
 ];
 
 /// Settings that another run may have differently: they change no weight, or weights that are made to fit. Another number of layers must

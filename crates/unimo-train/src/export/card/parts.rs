@@ -23,6 +23,9 @@ pub(super) fn family(
         alignment,
         ..
     } = objectives;
+    if model.map.is_some() {
+        return Some(("WS-MGMap", "wsmgmap"));
+    }
     if alignment.is_some() {
         return Some(("Sugar's structure-induced loss (our reading)", "sugar"));
     }
