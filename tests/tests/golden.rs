@@ -135,7 +135,7 @@ fn changes(name: &str) -> Vec<&'static str> {
             set.extend(TWO_STREAMS);
             set.extend(["objectives.itc.width=32", LANGUAGES]);
         }
-        "uc2" | "m3p" | "dimbert" => {
+        "uc2" | "uc2-retrieval" | "m3p" | "dimbert" => {
             // One stream over embeddings alone, of regions and not of pixels.
             set.retain(|set| !set.starts_with("model.image."));
             set.extend(ONE_STREAM.iter().filter(|set| !set.contains("itc")));

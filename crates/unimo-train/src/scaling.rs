@@ -249,7 +249,7 @@ fn of_ranks(args: &PlanArgs, ranks: u64, recipe: &Recipe) -> Result<(), TrainErr
         micro: train.accumulation,
         samples: train.accumulation * train.batch_size,
         once: args.sum_once,
-        value: match train.wire {
+        value: match train.wire.unwrap_or_default() {
             WireDtype::F32 => VALUE,
             WireDtype::Bf16 => HALF,
         },

@@ -532,7 +532,7 @@ impl Trainer {
             device: &self.device,
             world: &self.world,
             order: self.order,
-            wire: self.recipe.train.wire.of_world(),
+            wire: self.recipe.train.wire.unwrap_or_default().of_world(),
             plan: &self.plan,
             overlap: self.overlap,
             bucket: self.bucket,

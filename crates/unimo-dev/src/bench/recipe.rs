@@ -110,7 +110,7 @@ mod tests {
             "--steps=1",
             "--warmup=1",
             "--set=train.batch_size=4",
-            "--set=data.scenes.train=64",
+            "--set=data.scenes.train=200",
             "--set=data.workers=1",
         ];
         let args = Cli::try_parse_from(given).unwrap().args;

@@ -41,10 +41,6 @@ impl WireDtype {
             Self::Bf16 => Wire::Bf16,
         }
     }
-
-    fn is_f32(&self) -> bool {
-        *self == Self::F32
-    }
 }
 
 /// `[train]`.
@@ -61,10 +57,10 @@ pub struct TrainConfig {
     /// The dtype of activations.
     #[serde(default)]
     pub dtype: ComputeDtype,
-    /// How the gradients of a micro-batch travel between ranks, and their sum: `"bf16"` halves what is exchanged. It changes the numbers: what
+    /// How the gradients of a micro-batch travel between ranks, and their sum; absent: `"f32"`. `"bf16"` halves what is exchanged. It changes the numbers: what
     /// a micro-batch adds is rounded, summed in f32, and the sum is rounded, in one process too. So all numbers of ranks give the same.
-    #[serde(default, skip_serializing_if = "WireDtype::is_f32")]
-    pub wire: WireDtype,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wire: Option<WireDtype>,
     /// How losses are scaled with dtype = "f16"; absent: from 65536 on, doubled after 2,000 steps, halved where a gradient overflows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScaleConfig>,
