@@ -149,6 +149,18 @@ fn what_teachers_and_masks_cannot_be_is_told_by_key_and_what_is_allowed() {
             "the other units are runs of words",
         ),
         (
+            "mamo-tiny",
+            "objectives.mim=none",
+            "eval.patches",
+            "needs [objectives.mim]",
+        ),
+        (
+            "unimo3-tiny",
+            "data.walks={ cells = 32 }",
+            "data.walks",
+            "no objective of this recipe reads the episodes",
+        ),
+        (
             "simla-tiny",
             "data.codes=none",
             "data.codes",

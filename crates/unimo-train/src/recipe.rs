@@ -546,6 +546,7 @@ impl Recipe {
         )?;
         self.check_concepts(longest, &inputs)?;
         self.check_codes(&inputs)?;
+        self.check_walks(&inputs)?;
         let each = self.objectives.each();
         let compare = each.iter().find(|(_, s)| s.samples().least > 1);
         ConfigError::unless(
@@ -684,6 +685,22 @@ impl Recipe {
             ),
             (None, None) => Ok(()),
         }
+    }
+
+    /// Checks that what is said of walks is used.
+    fn check_walks(&self, inputs: &Inputs) -> Result<(), ConfigError> {
+        ConfigError::unless(
+            self.data.walks.is_none() || inputs.walks,
+            "data.walks",
+            "{}",
+            "must be absent: no objective of this recipe reads the episodes of an agent",
+        )?;
+        ConfigError::unless(
+            self.model.map.is_none() || inputs.walks,
+            "model.map",
+            "{}",
+            "must be absent: no objective of this recipe reads the episodes of an agent",
+        )
     }
 
     /// Checks codes of patches against the encoder whose patches they are of and the objectives that need them.
