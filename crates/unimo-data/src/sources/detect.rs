@@ -245,6 +245,13 @@ fn of_object(path: &Path, start: &[u8]) -> Result<Kind, DataError> {
             &["captions=CAPTIONS", "instances=FILE", "images=FOLDER"],
         ));
     }
+    if has("episodes", "instruction") {
+        return Err(wants(
+            path,
+            "episodes of an agent (R2R-CE)",
+            "data.source=episodes, 'data.episodes={ train = [\"FILE\"], val = [\"FILE\"], frames = \"FOLDER\" }'",
+        ));
+    }
     let keys: Vec<&str> = arrays.iter().map(|(key, _)| key.as_str()).collect();
     Err(DataError::Manifest {
         path: path.to_owned(),
@@ -431,5 +438,30 @@ pub(crate) fn pictures_of(
                 .collect::<Vec<_>>()
                 .join(", ")
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_settings_is_named_with_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("train.json");
+        for (text, named) in [
+            (
+                r#"{"episodes": [{"episode_id": 1, "instruction": {"instruction_text": "go"}}]}"#,
+                "data.source=episodes",
+            ),
+            (r#"{"episodes": [{"a": 1}]}"#, "its arrays: episodes"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let told = kind_of(&path).map(|_| ()).unwrap_err().to_string();
+            assert!(
+                told.contains(named) && told.contains("train.json"),
+                "{told}"
+            );
+        }
     }
 }
