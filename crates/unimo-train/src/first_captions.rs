@@ -1,8 +1,12 @@
-//! What the tokenizer does not know of the first training captions. It changes what is learned, and no sample fails for it.
+//! What of the first training captions is not read as it is written: words that the tokenizer does not know, and ends that are cut off. It changes what
+//! is learned, and no sample fails for it.
 
-use unimo_data::{LoaderSpec, Split};
+use unimo_data::{LoaderSpec, Split, TextTokenizer};
 
 use crate::prepare::CAPTIONS_LOOKED_AT;
+
+/// Share of captions that are cut from which on it is said.
+const CUT_WORTH_SAYING: f64 = 0.05;
 
 /// Unknown words that are named.
 const NAMED: usize = 5;
@@ -18,11 +22,13 @@ struct Found {
     words: Vec<String>,
     /// Captions that have letters and no token.
     lost: usize,
+    /// Captions that have more tokens than there is room for.
+    cut: usize,
 }
 
-/// Tells which words of the first captions the tokenizer does not know. Words that `data.switch` puts into other languages are looked at as the model
+/// Tells what of the first captions is not read, where there is room for `room` tokens of words. Words that `data.switch` puts into other languages are looked at as the model
 /// reads them.
-pub(crate) fn look(spec: &LoaderSpec, say: &mut dyn FnMut(&str)) {
+pub(crate) fn look(spec: &LoaderSpec, room: usize, say: &mut dyn FnMut(&str)) {
     // A text that cannot be read is no reason to stop here: training will report it.
     let texts = spec.source.texts(Split::Train).flatten();
     let read = (0..)
@@ -31,13 +37,12 @@ pub(crate) fn look(spec: &LoaderSpec, say: &mut dyn FnMut(&str)) {
             Some(rewrite) => rewrite.rewrite(&text, draw),
             None => text,
         });
-    let found = Found::of(read, spec);
-    found.lines().iter().for_each(|line| say(line));
+    let found = Found::of(read, &spec.tokenizer, room);
+    found.lines(room).iter().for_each(|line| say(line));
 }
 
 impl Found {
-    fn of(texts: impl Iterator<Item = String>, spec: &LoaderSpec) -> Self {
-        let tokenizer = &spec.tokenizer;
+    fn of(texts: impl Iterator<Item = String>, tokenizer: &TextTokenizer, room: usize) -> Self {
         let unk = tokenizer.specials().unk;
         let mut found = Self::default();
         for text in texts {
@@ -47,6 +52,7 @@ impl Found {
             found.captions += 1;
             found.tokens += own;
             found.lost += usize::from(own == 0 && text.chars().any(char::is_alphanumeric));
+            found.cut += usize::from(ids.len() > room);
             let is_unknown = |id: &i32| Some(*id) == unk;
             let unknown = ids.iter().filter(|id| is_unknown(id)).count();
             if unknown == 0 {
@@ -66,7 +72,7 @@ impl Found {
     }
 
     /// One for each kind that there is.
-    fn lines(&self) -> Vec<String> {
+    fn lines(&self, room: usize) -> Vec<String> {
         let mut lines = Vec::new();
         let first = format!("the first {} training texts", self.captions);
         if self.unknown > 0 {
@@ -83,6 +89,13 @@ impl Found {
                 self.lost
             ));
         }
+        let share = self.cut as f64 / self.captions.max(1) as f64;
+        if share >= CUT_WORTH_SAYING {
+            lines.push(format!(
+                "{:.0}% of the captions are longer than the {room} tokens that data.max_text_length leaves for words, and are cut",
+                100.0 * share
+            ));
+        }
         lines
     }
 }
@@ -91,7 +104,7 @@ impl Found {
 mod tests {
     use std::sync::Arc;
 
-    use unimo_data::{Batches, SkipList, Switch, SwitchConfig, SwitchedWords, TextTokenizer};
+    use unimo_data::{Batches, SkipList, Switch, SwitchConfig, SwitchedWords};
 
     use super::*;
     use crate::recipe::{Overrides, Recipe};
@@ -122,7 +135,9 @@ mod tests {
 
     fn said(spec: &LoaderSpec) -> Vec<String> {
         let mut said = Vec::new();
-        look(spec, &mut |line| said.push(line.to_owned()));
+        look(spec, spec.max_text_length, &mut |line| {
+            said.push(line.to_owned())
+        });
         said
     }
 
@@ -149,6 +164,20 @@ mod tests {
         assert!(
             unknown.contains("[\"cat\", \"cat,\", \"mouse\"]"),
             "{unknown}"
+        );
+    }
+
+    #[test]
+    fn ends_that_are_cut_off_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = spec(folder.path(), &["a dog", "a red red dog"]);
+        let mut said = Vec::new();
+        look(&spec, 5, &mut |line| said.push(line.to_owned()));
+        assert_eq!(
+            said,
+            [
+                "50% of the captions are longer than the 5 tokens that data.max_text_length leaves for words, and are cut"
+            ]
         );
     }
 

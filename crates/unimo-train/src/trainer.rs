@@ -152,6 +152,8 @@ pub(crate) struct Trainer {
     source: Arc<dyn Source>,
     /// The configuration of `source`.
     opened: DataConfig,
+    /// The data whose first captions were looked at.
+    looked_at: Option<DataConfig>,
     /// Number of training samples in an epoch of the current stage.
     samples: usize,
     tokenizer: Arc<TextTokenizer>,
@@ -438,8 +440,10 @@ impl Trainer {
         for_objectives(&mut spec, &self.recipe, stage)?;
         let observers = &mut self.observers;
         for_switch(&mut spec, stage, &mut |line| observers.message(line))?;
-        if !self.quiet {
-            first_captions::look(&spec, &mut |line| observers.message(line));
+        if !self.quiet && self.looked_at.as_ref() != Some(&stage.data) {
+            let room = stage.data.room_for_words();
+            first_captions::look(&spec, room, &mut |line| observers.message(line));
+            self.looked_at = Some(stage.data.clone());
         }
         tasks::for_task(&mut spec, self.targets.as_ref(), &mut |line| {
             observers.message(line)

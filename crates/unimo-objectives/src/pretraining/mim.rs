@@ -371,16 +371,11 @@ impl Mim {
         teacher: Option<&Backbone>,
         device: &Device,
     ) -> Option<Tensor<3>> {
-        let pixels = Pictures::of_pixels(images, &images.pixels, device);
         let values = match self.config.target {
             Target::Codes => return None,
-            Target::Pixels => {
-                let Pictures::Pixels(pixels) = pixels else {
-                    unreachable!("invariant: these are pixels");
-                };
-                patches(pixels, self.patch_size)
-            }
+            Target::Pixels => self.pixels(images, device),
             Target::Teacher => {
+                let pixels = Pictures::of_pixels(images, &images.pixels, device);
                 let features = teacher?.encode_pictures(&pixels, None, 0);
                 let states = features.states.last()?.clone();
                 let [rows, _, width] = states.dims();
@@ -396,6 +391,18 @@ impl Mim {
         }
         let scaled = normed(values.reshape([rows * patches, numbers]));
         Some(scaled.reshape([rows, patches, numbers]))
+    }
+
+    /// The pixels of all patches, as the encoder reads them.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[B, N, 3 P P]`
+    fn pixels(&self, images: &Images, device: &Device) -> Tensor<3> {
+        let Pictures::Pixels(pixels) = Pictures::of_pixels(images, &images.pixels, device) else {
+            unreachable!("invariant: these are pixels");
+        };
+        patches(pixels, self.patch_size)
     }
 
     /// What the hidden patches are to become, without a gradient.
@@ -417,11 +424,7 @@ impl Mim {
             Target::Pixels => {
                 let images = context.batch.images.as_ref();
                 let images = images.expect("invariant: the batch holds what was requested");
-                let pixels = Pictures::of_pixels(images, &images.pixels, context.device);
-                let Pictures::Pixels(pixels) = pixels else {
-                    unreachable!("invariant: these are pixels");
-                };
-                let patches = patches(pixels, self.patch_size);
+                let patches = self.pixels(images, context.device);
                 let [rows, length, _] = patches.dims();
                 let at = hidden_positions(hidden, (rows, length), 0);
                 at_positions(&patches, &ints(at, &patches.device()))

@@ -25,7 +25,7 @@ use unimo_objectives::tasks::prompts::{ClassTexts, Prompts};
 use unimo_report::record::{EvalRecord, ScalarRecord};
 
 use crate::error::TrainError;
-use crate::evaluators::{Evaluator, HeldOut, Weights};
+use crate::evaluators::{Evaluator, HeldOut, Weights, left_out};
 use crate::model::host;
 use crate::recipe::task::{ClassPart, LabelsConfig};
 use crate::recipe::{BaseToNovelConfig, Recipe};
@@ -327,10 +327,7 @@ impl Evaluator for BaseToNovel {
             selects: false,
             scalars,
             split: self.base.set.label(),
-            left_out: (unusable > 0)
-                .then(|| ("unusable".to_owned(), unusable))
-                .into_iter()
-                .collect(),
+            left_out: left_out(unusable),
             images,
             texts: (self.base.classes.len() + self.novel.classes.len()) as u64,
             ..EvalRecord::default()

@@ -22,7 +22,7 @@ use unimo_objectives::pretraining::psl::{self, Psl};
 use unimo_report::record::{EvalRecord, KeyWord, KeyWordsRecord, ScalarRecord};
 
 use crate::error::TrainError;
-use crate::evaluators::{Evaluator, HeldOut, Weights};
+use crate::evaluators::{Evaluator, HeldOut, Weights, left_out, whole_batches};
 use crate::interrupt;
 use crate::model::host;
 use crate::recipe::Recipe;
@@ -94,19 +94,14 @@ impl KeyWords {
             .map_err(TrainError::of_recipe)?;
             tokens.extend(token);
         }
-        let mut images = source.len(held_out.split);
-        for limit in [recipe.eval.limit, config.limit] {
-            images = if limit > 0 { images.min(limit) } else { images };
-        }
-        let size = recipe.eval.batch_size.min(images).max(1);
+        let (images, size) = whole_batches(recipe, held_out, config.limit);
         Ok(Some(Self {
             source: Arc::clone(source),
             tokenizer: Arc::clone(tokenizer),
             skip: Arc::new(SkipList::in_memory(recipe.data.max_skipped)),
             split: held_out.split,
             tokens,
-            // Whole batches: what is left over would come with images that were there before.
-            images: images / size * size,
+            images,
             size,
         }))
     }
@@ -315,10 +310,7 @@ impl Evaluator for KeyWords {
             selects: false,
             scalars,
             split: self.split.name().to_owned(),
-            left_out: (unusable > 0)
-                .then(|| ("unusable".to_owned(), unusable))
-                .into_iter()
-                .collect(),
+            left_out: left_out(unusable),
             images: images as u64,
             texts: images as u64,
             ..EvalRecord::default()

@@ -20,7 +20,7 @@ use unimo_objectives::{ACCURACY, Draws};
 use unimo_report::record::{EvalRecord, ScalarRecord};
 
 use crate::error::TrainError;
-use crate::evaluators::{Evaluator, HeldOut, Weights};
+use crate::evaluators::{Evaluator, HeldOut, Weights, left_out};
 use crate::interrupt;
 use crate::prepare::for_keys;
 use crate::recipe::Recipe;
@@ -293,10 +293,7 @@ impl Evaluator for Losses {
             selects: false,
             scalars,
             split: Split::Val.name().to_owned(),
-            left_out: (unusable > 0)
-                .then(|| ("unusable".to_owned(), unusable))
-                .into_iter()
-                .collect(),
+            left_out: left_out(unusable),
             images: samples,
             texts: samples,
             ..EvalRecord::default()

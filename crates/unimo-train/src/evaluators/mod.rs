@@ -23,6 +23,7 @@ pub mod stories;
 pub mod task;
 pub mod walks;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::tensor::Device;
@@ -257,6 +258,26 @@ fn retrieval_set(
         }
         opened => opened,
     }
+}
+
+/// What a record says of samples that could not be used.
+pub(crate) fn left_out(unusable: u64) -> BTreeMap<String, u64> {
+    let counted = (unusable > 0).then(|| ("unusable".to_owned(), unusable));
+    counted.into_iter().collect()
+}
+
+/// How many held-out images are looked at, and how many at a time. They are whole batches: what is left over would come with images that were
+/// there before. `limit` is the evaluator's own; 0: none.
+pub(crate) fn whole_batches(
+    recipe: &Recipe,
+    held_out: &HeldOut<'_>,
+    limit: usize,
+) -> (usize, usize) {
+    let limits = [recipe.eval.limit, limit];
+    let limits = limits.into_iter().filter(|limit| *limit > 0);
+    let images = limits.fold(held_out.source.len(held_out.split), usize::min);
+    let size = recipe.eval.batch_size.min(images).max(1);
+    (images / size * size, size)
 }
 
 /// Checks `eval.select`.

@@ -26,7 +26,7 @@ use unimo_report::record::{EvalRecord, PatchExample, PatchesRecord, ScalarRecord
 
 use crate::error::TrainError;
 use crate::evaluators::gallery::shown_picture;
-use crate::evaluators::{Evaluator, HeldOut, Weights};
+use crate::evaluators::{Evaluator, HeldOut, Weights, left_out, whole_batches};
 use crate::interrupt;
 use crate::model::host;
 use crate::prepare::for_keys;
@@ -142,11 +142,7 @@ impl Patches {
             say("eval.patches: no patches are hidden: the data has no held-out split".to_owned());
             return Ok(None);
         }
-        let mut images = held_out.source.len(held_out.split);
-        for limit in [recipe.eval.limit, config.limit] {
-            images = if limit > 0 { images.min(limit) } else { images };
-        }
-        let size = recipe.eval.batch_size.min(images).max(1);
+        let (images, size) = whole_batches(recipe, held_out, config.limit);
         Ok(Some(Self {
             source: Arc::clone(held_out.source),
             tokenizer: Arc::clone(held_out.tokenizer),
@@ -155,8 +151,7 @@ impl Patches {
             skip: Arc::new(SkipList::in_memory(recipe.data.max_skipped)),
             split: held_out.split,
             target: mim.target,
-            // Whole batches: what is left over would come with images that were there before.
-            images: images / size * size,
+            images,
             size,
             shown: config.shown,
         }))
@@ -353,10 +348,7 @@ impl Evaluator for Patches {
             selects: false,
             scalars,
             split: self.split.name().to_owned(),
-            left_out: (unusable > 0)
-                .then(|| ("unusable".to_owned(), unusable))
-                .into_iter()
-                .collect(),
+            left_out: left_out(unusable),
             images: self.images as u64,
             texts: self.images as u64,
             ..EvalRecord::default()

@@ -24,7 +24,7 @@ use unimo_encoders::features::Pictures;
 use unimo_report::record::{EvalRecord, ScalarRecord};
 
 use crate::error::TrainError;
-use crate::evaluators::{Evaluator, Weights};
+use crate::evaluators::{Evaluator, Weights, left_out};
 use crate::interrupt;
 use crate::model::host;
 use crate::recipe::eval::PLACE;
@@ -291,10 +291,7 @@ impl Evaluator for Prompts {
             selects: false,
             scalars,
             split: self.config.folder.display().to_string(),
-            left_out: (unusable > 0)
-                .then(|| ("unusable".to_owned(), unusable))
-                .into_iter()
-                .collect(),
+            left_out: left_out(unusable),
             images: ranked.len() as u64,
             texts: (classes * self.config.templates.len()) as u64,
             ..EvalRecord::default()

@@ -19,7 +19,7 @@ use crate::freezing::Freezing;
 use crate::model::Model;
 use crate::observers::{Observer, Observers, Terminal};
 use crate::optimizer::Optimizer;
-use crate::prepare::{CAPTIONS_LOOKED_AT, training_device};
+use crate::prepare::training_device;
 use crate::progress::Progress;
 use crate::ranks::plan::Plan;
 use crate::rates::Rates;
@@ -27,9 +27,6 @@ use crate::rewards;
 use crate::run::RunFolder;
 use crate::starting;
 use crate::tasks::{self, Targets};
-
-/// Share of truncated captions from which on they are reported.
-const CUT_WORTH_SAYING: f64 = 0.05;
 
 /// Whether a version began the run in which all objectives drew from one stream. It did not write the objectives into `run.json`.
 fn drew_in_turn(run: &RunFolder) -> bool {
@@ -211,6 +208,7 @@ impl Trainer {
             quiet,
             signals: options.signals,
             opened: recipe.data.clone(),
+            looked_at: None,
             samples: 0,
             recipe,
             run,
@@ -276,11 +274,6 @@ impl Trainer {
                 "model.image.mask_embedding = true changes nothing: no objective of this recipe hides patches",
             );
         }
-        if !trainer.quiet
-            && let Some(line) = trainer.cut_captions()
-        {
-            trainer.observers.message(line);
-        }
         let says = trainer.evaluators.iter();
         for line in says
             .flat_map(|e| e.says(&trainer.recipe))
@@ -289,24 +282,5 @@ impl Trainer {
             trainer.observers.message(line);
         }
         Ok(trainer)
-    }
-
-    /// A message about captions that are longer than the text encoder's input, if there are many.
-    pub(super) fn cut_captions(&self) -> Option<String> {
-        let room = self.recipe.data.room_for_words();
-        let (mut looked, mut cut) = (0usize, 0usize);
-        // A text that cannot be read is no reason to stop here: training will report it.
-        let texts = self.source.texts(Split::Train).flatten();
-        for text in texts.take(CAPTIONS_LOOKED_AT) {
-            looked += 1;
-            cut += usize::from(self.tokenizer.encode(&text, usize::MAX).ids.len() > room);
-        }
-        let share = cut as f64 / looked.max(1) as f64;
-        (share >= CUT_WORTH_SAYING).then(|| {
-            format!(
-                "{:.0}% of the captions are longer than the {room} tokens that data.max_text_length leaves for words, and are cut",
-                100.0 * share
-            )
-        })
     }
 }
