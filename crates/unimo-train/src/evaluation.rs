@@ -9,18 +9,11 @@ use unimo_data::{SkipList, Source, Split};
 use unimo_report::record::{EvalRecord, RecallRecord};
 
 use crate::error::TrainError;
-use crate::evaluators::base_to_novel::BaseToNovel;
-use crate::evaluators::bitext::Translations;
 use crate::evaluators::captions::Captions;
-use crate::evaluators::grad_cam::GradCam;
-use crate::evaluators::key_words::KeyWords;
-use crate::evaluators::patches::Patches;
-use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::{self, Retrieval};
-use crate::evaluators::stories::Stories;
+use crate::evaluators::section::When;
 use crate::evaluators::task::Predictions;
-use crate::evaluators::walks::{self, Walks};
-use crate::evaluators::{Evaluator, HeldOut, registry};
+use crate::evaluators::{Evaluator, HeldOut, sections, walks};
 use crate::opened::Opened;
 pub use crate::opened::Options;
 use crate::recipe::Recipe;
@@ -58,78 +51,27 @@ pub fn run(
             }));
         }
     }
-    let own = [
-        recipe.eval.grad_cam.is_some(),
-        recipe.eval.bitext.is_some(),
-        recipe.eval.key_words.is_some(),
-        recipe.eval.patches.is_some(),
-        recipe.eval.base_to_novel.is_some(),
-        recipe.eval.stories.is_some(),
-        recipe.eval.walks.is_some(),
-    ];
-    let targets = opened.targets();
-    for split in splits.iter().filter(|_| own.contains(&true)) {
-        let skip = SkipList::in_memory(recipe.data.max_skipped);
-        let held_out = HeldOut {
-            source: &opened.source,
-            skip: &skip,
-            concepts: opened.concepts.clone(),
-            codes: opened.codes.clone(),
-            tokenizer: &opened.tokenizer,
-            targets: targets.as_ref(),
-            split: *split,
-        };
-        let mut found = Vec::new();
-        if let Some(config) = &recipe.eval.base_to_novel {
-            let both = BaseToNovel::open(config, recipe, &held_out)?;
-            found.extend(both.evaluate(&weights, say)?);
-        }
-        if let Some(config) = &recipe.eval.grad_cam {
-            let grad_cam = GradCam::open(config, recipe, &held_out)?;
-            found.extend(grad_cam.evaluate(&weights, say)?);
-        }
-        if let Some(config) = &recipe.eval.bitext {
-            let bitext = Translations::open(config, recipe, &held_out)?;
-            found.extend(bitext.evaluate(&weights, say)?);
-        }
-        if let Some(config) = &recipe.eval.key_words
-            && let Some(words) = KeyWords::open(config, recipe, &held_out, say)?
-        {
-            found.extend(words.evaluate(&weights, say)?);
-        }
-        if let Some(config) = &recipe.eval.patches
-            && let Some(patches) = Patches::open(config, recipe, &held_out, say)?
-        {
-            found.extend(patches.evaluate(&weights, say)?);
-        }
-        if let Some(config) = &recipe.eval.stories {
-            let stories = Stories::open(config, recipe, &held_out)?;
-            found.extend(stories.evaluate(&weights, say)?);
-        }
-        if let Some(config) = &recipe.eval.walks {
-            let walks = Walks::open(config, recipe, &held_out, say)?;
-            found.extend(walks.evaluate(&weights, say)?);
-        }
-        records.extend(found.into_iter().map(|record| EvalRecord {
-            split: labelled(&record.split, options),
-            ..record
-        }));
-    }
+    records.extend(of_sections(
+        &opened,
+        When::EachSplit,
+        &splits,
+        options,
+        say,
+    )?);
     if retrieval::is_possible(recipe) || recipe.eval.captions.is_some() {
         records.extend(of_pairs(&opened, &splits, options, say)?);
-    } else if records.is_empty() && recipe.eval.outside.each().is_empty() {
+    }
+    // These do not depend on the data of the pairs.
+    let once = splits.get(..1).filter(|_| options.data.is_none());
+    let once = once.unwrap_or_default();
+    records.extend(of_sections(&opened, When::OwnImages, once, options, say)?);
+    if records.is_empty() {
         return Err(TrainError::Run {
             path: opened.path.clone(),
             reason: "has nothing to evaluate: it was trained with none of [objectives.itc], [objectives.itm] and [objectives.ranking], \
-                     nor a task, and has no [eval.bitext]"
+                     nor a task, and no section of [eval] gives a number"
                 .to_owned(),
         });
-    }
-    records.extend(of_other_crates(&opened, &splits, options, say)?);
-    // What else the recipe is judged by does not depend on the data of its pairs.
-    let prompts = recipe.eval.prompts.as_ref();
-    if let Some(config) = prompts.filter(|_| options.data.is_none()) {
-        records.extend(Prompts::open(config, recipe)?.evaluate(&weights, say)?);
     }
     if let Some(run) = opened.run.as_ref().filter(|_| is_first) {
         for record in &records {
@@ -234,17 +176,20 @@ fn of_pairs(
     Ok(records)
 }
 
-/// The evaluators of other crates on each of these splits.
-fn of_other_crates(
+/// What the evaluators of the recipe's sections that are asked at this time say of each of these splits.
+fn of_sections(
     opened: &Opened,
+    when: When,
     splits: &[Split],
     options: &Options,
     say: &mut dyn FnMut(String),
 ) -> Result<Vec<EvalRecord>, TrainError> {
     let recipe = &opened.recipe;
+    let mut asked = sections(&recipe.eval);
+    asked.retain(|section| section.when() == when);
     let targets = opened.targets();
     let mut records = Vec::new();
-    for split in splits {
+    for split in splits.iter().filter(|_| !asked.is_empty()) {
         let skip = SkipList::in_memory(recipe.data.max_skipped);
         let held_out = HeldOut {
             source: &opened.source,
@@ -255,8 +200,10 @@ fn of_other_crates(
             targets: targets.as_ref(),
             split: *split,
         };
-        for section in recipe.eval.outside.each() {
-            let evaluator = registry::open(section, recipe, &held_out)?;
+        for section in &asked {
+            let Some(evaluator) = section.open(recipe, &held_out, say)? else {
+                continue;
+            };
             let found = evaluator.evaluate(&opened.weights(), say)?;
             records.extend(found.into_iter().map(|record| EvalRecord {
                 split: labelled(&record.split, options),

@@ -25,6 +25,7 @@ use unimo_objectives::tasks::prompts::{ClassTexts, Prompts};
 use unimo_report::record::{EvalRecord, ScalarRecord};
 
 use crate::error::TrainError;
+use crate::evaluators::section::{EvalSection, Selectable};
 use crate::evaluators::{Evaluator, HeldOut, Weights, left_out};
 use crate::model::host;
 use crate::recipe::task::{ClassPart, LabelsConfig};
@@ -34,6 +35,18 @@ use crate::tasks::predict::read_ahead;
 use crate::tasks::{Judged, class_texts, listed};
 
 const NAME: &str = "base_to_novel";
+
+/// Its numbers.
+const NUMBERS: [&str; 8] = [
+    "base",
+    "novel",
+    "harmonic",
+    "zero_shot_base",
+    "zero_shot_novel",
+    "zero_shot_harmonic",
+    "base_by_class",
+    "novel_by_both",
+];
 
 /// Held-out images of known and of new classes.
 pub struct BaseToNovel {
@@ -227,19 +240,23 @@ fn told(scores: Tensor<2>, right: &[Option<usize>]) -> Result<usize, TrainError>
     Ok(rows.filter(best).count())
 }
 
-/// The names of its numbers.
-pub(super) fn names() -> Vec<String> {
-    let names = [
-        "base",
-        "novel",
-        "harmonic",
-        "zero_shot_base",
-        "zero_shot_novel",
-        "zero_shot_harmonic",
-        "base_by_class",
-        "novel_by_both",
-    ];
-    names.map(|name| format!("{NAME}.{name}")).to_vec()
+impl EvalSection for BaseToNovelConfig {
+    fn key(&self) -> &'static str {
+        NAME
+    }
+
+    fn selectable(&self, _recipe: &Recipe) -> Selectable {
+        Selectable::of(&NUMBERS)
+    }
+
+    fn open(
+        &self,
+        recipe: &Recipe,
+        held_out: &HeldOut<'_>,
+        _say: &mut dyn FnMut(String),
+    ) -> Result<Option<Box<dyn Evaluator>>, TrainError> {
+        Ok(Some(Box::new(BaseToNovel::open(self, recipe, held_out)?)))
+    }
 }
 
 impl Evaluator for BaseToNovel {
@@ -248,7 +265,7 @@ impl Evaluator for BaseToNovel {
     }
 
     fn scalars(&self) -> Vec<String> {
-        names()
+        NUMBERS.map(|name| format!("{NAME}.{name}")).to_vec()
     }
 
     fn says(&self, _recipe: &Recipe) -> Vec<String> {

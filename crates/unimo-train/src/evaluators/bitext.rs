@@ -18,6 +18,7 @@ use unimo_eval::{BitextReport, Embeddings, bitext};
 use unimo_report::record::{EvalRecord, ScalarRecord};
 
 use crate::error::TrainError;
+use crate::evaluators::section::{EvalSection, Selectable};
 use crate::evaluators::{Evaluator, HeldOut, Weights};
 use crate::interrupt;
 use crate::model::host;
@@ -142,6 +143,29 @@ fn means(states: Tensor<3>, lengths: &[usize]) -> Vec<f32> {
             .collect()
     };
     rows.flat_map(of_row).collect()
+}
+
+impl EvalSection for BitextConfig {
+    fn key(&self) -> &'static str {
+        NAME
+    }
+
+    fn selectable(&self, _recipe: &Recipe) -> Selectable {
+        // The others have the names of the languages in the data.
+        Selectable {
+            names: vec!["accuracy"],
+            others: true,
+        }
+    }
+
+    fn open(
+        &self,
+        recipe: &Recipe,
+        held_out: &HeldOut<'_>,
+        _say: &mut dyn FnMut(String),
+    ) -> Result<Option<Box<dyn Evaluator>>, TrainError> {
+        Ok(Some(Box::new(Translations::open(self, recipe, held_out)?)))
+    }
 }
 
 impl Evaluator for Translations {

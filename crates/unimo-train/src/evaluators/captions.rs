@@ -23,11 +23,15 @@ use unimo_report::record::{EvalRecord, ScalarRecord};
 use crate::captioner::Captioner;
 use crate::error::TrainError;
 use crate::evaluators::encoded::HeldOutImages;
+use crate::evaluators::section::{EvalSection, Selectable, When};
 use crate::evaluators::{Evaluator, HeldOut, Weights, retrieval};
 use crate::recipe::Recipe;
 use crate::recipe::eval::CaptionsConfig;
 
 const NAME: &str = "captions";
+
+/// The numbers that every evaluation gives.
+const NUMBERS: [&str; 5] = ["bleu4", "rouge_l", "cider", "cider_d", "different"];
 
 /// The captions of the last evaluation, one JSON object a line.
 pub const FILE: &str = "captions.jsonl";
@@ -58,18 +62,12 @@ fn wrong(error: ConfigError) -> TrainError {
     TrainError::of_recipe(error.within("captions").within("eval"))
 }
 
-/// Names of the numbers that every evaluation gives.
-pub(crate) fn names() -> Vec<String> {
-    let names = ["bleu4", "rouge_l", "cider", "cider_d", "different"];
-    names.map(|name| format!("{NAME}.{name}")).to_vec()
-}
-
 /// Checks that a recipe's model can write captions.
 ///
 /// # Errors
 ///
 /// It cannot.
-pub(crate) fn possible(recipe: &Recipe) -> Result<(), ConfigError> {
+fn possible(recipe: &Recipe) -> Result<(), ConfigError> {
     let possible = recipe.objectives.lm.is_some() && recipe.model.is_fused();
     possible.then_some(()).ok_or_else(cannot)
 }
@@ -210,13 +208,40 @@ fn numbers(scores: &CaptionScores, captions: &[String]) -> [(&'static str, f64);
     ]
 }
 
+impl EvalSection for CaptionsConfig {
+    fn key(&self) -> &'static str {
+        NAME
+    }
+
+    fn when(&self) -> When {
+        When::WithRetrieval
+    }
+
+    fn possible(&self, recipe: &Recipe) -> Result<(), ConfigError> {
+        possible(recipe)
+    }
+
+    fn selectable(&self, _recipe: &Recipe) -> Selectable {
+        Selectable::of(&NUMBERS)
+    }
+
+    fn open(
+        &self,
+        recipe: &Recipe,
+        held_out: &HeldOut<'_>,
+        _say: &mut dyn FnMut(String),
+    ) -> Result<Option<Box<dyn Evaluator>>, TrainError> {
+        Ok(Some(Box::new(Captions::open(self, recipe, held_out)?)))
+    }
+}
+
 impl Evaluator for Captions {
     fn name(&self) -> &'static str {
         NAME
     }
 
     fn scalars(&self) -> Vec<String> {
-        names()
+        NUMBERS.map(|name| format!("{NAME}.{name}")).to_vec()
     }
 
     fn says(&self, _recipe: &Recipe) -> Vec<String> {

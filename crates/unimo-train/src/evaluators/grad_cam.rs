@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use unimo_batch::{Batch, TAGS};
+use unimo_batch::{Batch, ConfigError, TAGS};
 use unimo_data::images::Window;
 use unimo_data::{SkipList, TaskBatch, TaskRow, TaskSet};
 use unimo_encoders::backbone::Backbone;
@@ -33,6 +33,7 @@ use unimo_report::record::{
 
 use crate::error::TrainError;
 use crate::evaluators::gallery::shown_picture;
+use crate::evaluators::section::{EvalSection, Selectable};
 use crate::evaluators::{Evaluator, HeldOut, Weights, boxes};
 use crate::grad_cam::{Glass, maps};
 use crate::heat;
@@ -44,10 +45,10 @@ use crate::tasks::Judged;
 use crate::tasks::judge::{Number, interval};
 use crate::tasks::predict::read_ahead;
 
-pub(crate) const NAME: &str = "grad_cam";
+const NAME: &str = "grad_cam";
 
 /// The numbers that every evaluation gives.
-pub(crate) const NAMES: [&str; 5] = ["pointing", "centre", "accuracy", "recall", "blank"];
+const NUMBERS: [&str; 5] = ["pointing", "centre", "accuracy", "recall", "blank"];
 
 /// What the newest evaluation looked at, for the report.
 pub const FILE_NAME: &str = "grad_cam.json";
@@ -99,8 +100,7 @@ impl GradCam {
         recipe: &Recipe,
         held_out: &HeldOut<'_>,
     ) -> Result<Self, TrainError> {
-        let fits = config.validate_with(&recipe.model, &recipe.objectives);
-        fits.map_err(|e| TrainError::of_recipe(e.within(NAME).within("eval")))?;
+        config.possible(recipe).map_err(TrainError::of_recipe)?;
         let skip = Arc::new(SkipList::in_memory(recipe.data.max_skipped));
         let judged = Judged {
             recipe,
@@ -334,7 +334,7 @@ impl All {
         });
     }
 
-    /// The numbers in the order of [`NAMES`].
+    /// The numbers in the order of [`NUMBERS`].
     fn numbers(&self) -> Vec<Number> {
         let share = |of: Option<f64>| of.unwrap_or(f64::NAN);
         let between = |holds: &dyn Fn(&Found) -> bool| {
@@ -358,7 +358,7 @@ impl All {
             (share(choices.recall()), None, None),
             (blank, None, None),
         ];
-        let named = NAMES.into_iter().zip(values);
+        let named = NUMBERS.into_iter().zip(values);
         named
             .map(|(name, (value, chance, interval))| Number {
                 name: name.to_owned(),
@@ -389,13 +389,37 @@ impl All {
     }
 }
 
+impl EvalSection for GradCamConfig {
+    fn key(&self) -> &'static str {
+        NAME
+    }
+
+    fn possible(&self, recipe: &Recipe) -> Result<(), ConfigError> {
+        let fits = self.validate_with(&recipe.model, &recipe.objectives);
+        fits.map_err(|e| e.within(NAME).within("eval"))
+    }
+
+    fn selectable(&self, _recipe: &Recipe) -> Selectable {
+        Selectable::of(&NUMBERS)
+    }
+
+    fn open(
+        &self,
+        recipe: &Recipe,
+        held_out: &HeldOut<'_>,
+        _say: &mut dyn FnMut(String),
+    ) -> Result<Option<Box<dyn Evaluator>>, TrainError> {
+        Ok(Some(Box::new(GradCam::open(self, recipe, held_out)?)))
+    }
+}
+
 impl Evaluator for GradCam {
     fn name(&self) -> &'static str {
         NAME
     }
 
     fn scalars(&self) -> Vec<String> {
-        NAMES.map(|name| format!("{NAME}.{name}")).to_vec()
+        NUMBERS.map(|name| format!("{NAME}.{name}")).to_vec()
     }
 
     fn says(&self, _recipe: &Recipe) -> Vec<String> {

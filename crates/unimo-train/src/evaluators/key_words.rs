@@ -22,6 +22,7 @@ use unimo_objectives::pretraining::psl::{self, Psl};
 use unimo_report::record::{EvalRecord, KeyWord, KeyWordsRecord, ScalarRecord};
 
 use crate::error::TrainError;
+use crate::evaluators::section::{EvalSection, Selectable};
 use crate::evaluators::{Evaluator, HeldOut, Weights, left_out, whole_batches};
 use crate::interrupt;
 use crate::model::host;
@@ -218,6 +219,26 @@ impl Found {
             *counts.entry(*token).or_default() += 1;
         }
         counts
+    }
+}
+
+impl EvalSection for KeyWordsConfig {
+    fn key(&self) -> &'static str {
+        NAME
+    }
+
+    fn selectable(&self, _recipe: &Recipe) -> Selectable {
+        Selectable::of(&["average_precision"])
+    }
+
+    fn open(
+        &self,
+        recipe: &Recipe,
+        held_out: &HeldOut<'_>,
+        say: &mut dyn FnMut(String),
+    ) -> Result<Option<Box<dyn Evaluator>>, TrainError> {
+        let opened = KeyWords::open(self, recipe, held_out, say)?;
+        Ok(opened.map(|own| Box::new(own) as Box<dyn Evaluator>))
     }
 }
 

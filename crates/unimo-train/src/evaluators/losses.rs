@@ -20,6 +20,7 @@ use unimo_objectives::{ACCURACY, Draws};
 use unimo_report::record::{EvalRecord, ScalarRecord};
 
 use crate::error::TrainError;
+use crate::evaluators::section::{EvalSection, Selectable, When};
 use crate::evaluators::{Evaluator, HeldOut, Weights, left_out};
 use crate::interrupt;
 use crate::prepare::for_keys;
@@ -195,6 +196,31 @@ fn of_pairs(recipe: &Recipe) -> Vec<&'static str> {
         text && image && settings.samples() == Samples::EACH
     });
     pairs.map(|(key, _)| key).collect()
+}
+
+impl EvalSection for LossesConfig {
+    fn key(&self) -> &'static str {
+        NAME
+    }
+
+    fn when(&self) -> When {
+        When::Training
+    }
+
+    fn selectable(&self, _recipe: &Recipe) -> Selectable {
+        // The highest number would choose the best weights, and less is better here.
+        Selectable::default()
+    }
+
+    fn open(
+        &self,
+        recipe: &Recipe,
+        held_out: &HeldOut<'_>,
+        say: &mut dyn FnMut(String),
+    ) -> Result<Option<Box<dyn Evaluator>>, TrainError> {
+        let opened = Losses::open(self, recipe, held_out, say)?;
+        Ok(opened.map(|own| Box::new(own) as Box<dyn Evaluator>))
+    }
 }
 
 impl Evaluator for Losses {

@@ -2,7 +2,7 @@
 //! besides. Retrieval is one of them.
 //!
 //! A recipe's `[eval]` lists the evaluators; `eval.select` names the number that selects the best weights of a run. A new evaluator
-//! is a file here and a line in [`open`], or is registered from another crate ([`registry`]).
+//! is a file here and a line in [`sections`], or is registered from another crate ([`registry`]).
 
 pub mod base_to_novel;
 pub mod bitext;
@@ -19,6 +19,7 @@ pub mod plan;
 pub mod prompts;
 pub mod registry;
 pub mod retrieval;
+pub(crate) mod section;
 pub mod stories;
 pub mod task;
 pub mod walks;
@@ -35,21 +36,11 @@ use unimo_data::{
 use unimo_report::record::EvalRecord;
 
 use crate::error::TrainError;
-use crate::evaluators::base_to_novel::BaseToNovel;
-use crate::evaluators::bitext::Translations;
-use crate::evaluators::captions::Captions;
-use crate::evaluators::grad_cam::GradCam;
-use crate::evaluators::key_words::KeyWords;
-use crate::evaluators::losses::Losses;
-use crate::evaluators::patches::Patches;
-use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::Retrieval;
-use crate::evaluators::stories::Stories;
+use crate::evaluators::section::EvalSection;
 use crate::evaluators::task::Predictions;
-use crate::evaluators::walks::Walks;
 use crate::model::Model;
-use crate::recipe::Recipe;
-use crate::recipe::Task;
+use crate::recipe::{EvalConfig, Recipe, Task};
 use crate::run::RunFolder;
 use crate::tasks::{Judged, Targets, judge};
 
@@ -126,6 +117,32 @@ pub struct HeldOut<'a> {
     pub split: Split,
 }
 
+/// The sections of `[eval]` that a recipe has, in the order in which their evaluators are asked. A new evaluator is a line here.
+pub(crate) fn sections(eval: &EvalConfig) -> Vec<&dyn EvalSection> {
+    let own = [
+        given(&eval.prompts),
+        given(&eval.captions),
+        given(&eval.losses),
+        given(&eval.key_words),
+        given(&eval.patches),
+        given(&eval.grad_cam),
+        given(&eval.bitext),
+        given(&eval.base_to_novel),
+        given(&eval.stories),
+        given(&eval.walks),
+    ];
+    let outside = eval.outside.each().iter();
+    own.into_iter()
+        .flatten()
+        .chain(outside.map(|section| section as &dyn EvalSection))
+        .collect()
+}
+
+/// A section, if it is there.
+fn given<S: EvalSection>(section: &Option<S>) -> Option<&dyn EvalSection> {
+    section.as_ref().map(|section| section as &dyn EvalSection)
+}
+
 /// The evaluators of a recipe that is trained. `before` holds the earlier results of a resumed run. `say` prints what is not
 /// evaluated, and why.
 ///
@@ -147,44 +164,8 @@ pub fn open(
         all.push(Box::new(Retrieval::planned(set, recipe, planned)));
     }
     all.extend(task(recipe, held_out, say)?);
-    if let Some(config) = &recipe.eval.prompts {
-        all.push(Box::new(Prompts::open(config, recipe)?));
-    }
-    if let Some(config) = &recipe.eval.captions {
-        all.push(Box::new(Captions::open(config, recipe, held_out)?));
-    }
-    if let Some(config) = &recipe.eval.losses
-        && let Some(losses) = Losses::open(config, recipe, held_out, say)?
-    {
-        all.push(Box::new(losses));
-    }
-    if let Some(config) = &recipe.eval.key_words
-        && let Some(words) = KeyWords::open(config, recipe, held_out, say)?
-    {
-        all.push(Box::new(words));
-    }
-    if let Some(config) = &recipe.eval.patches
-        && let Some(patches) = Patches::open(config, recipe, held_out, say)?
-    {
-        all.push(Box::new(patches));
-    }
-    if let Some(config) = &recipe.eval.grad_cam {
-        all.push(Box::new(GradCam::open(config, recipe, held_out)?));
-    }
-    if let Some(config) = &recipe.eval.bitext {
-        all.push(Box::new(Translations::open(config, recipe, held_out)?));
-    }
-    if let Some(config) = &recipe.eval.base_to_novel {
-        all.push(Box::new(BaseToNovel::open(config, recipe, held_out)?));
-    }
-    if let Some(config) = &recipe.eval.stories {
-        all.push(Box::new(Stories::open(config, recipe, held_out)?));
-    }
-    if let Some(config) = &recipe.eval.walks {
-        all.push(Box::new(Walks::open(config, recipe, held_out, say)?));
-    }
-    for section in recipe.eval.outside.each() {
-        all.push(registry::open(section, recipe, held_out)?);
+    for section in sections(&recipe.eval) {
+        all.extend(section.open(recipe, held_out, say)?);
     }
     if all.is_empty() {
         say("nothing will be evaluated".to_owned());
@@ -309,74 +290,34 @@ pub fn check_select(recipe: &Recipe, evaluators: &[Box<dyn Evaluator>]) -> Resul
 
 /// What is wrong with a recipe's evaluators, as far as that shows without the data.
 pub(crate) fn wrong(recipe: &Recipe) -> Vec<ConfigError> {
-    let eval = &recipe.eval;
-    let mut found = Vec::new();
-    if eval.captions.is_some() {
-        found.extend(captions::possible(recipe).err());
-    }
-    if let Some(config) = &eval.grad_cam {
-        let fits = config.validate_with(&recipe.model, &recipe.objectives);
-        let fits = fits.map_err(|e| e.within(grad_cam::NAME).within("eval"));
-        found.extend(fits.err());
-    }
-    if eval.walks.is_some() {
-        found.extend(walks::possible(recipe).err());
-    }
-    found.extend(select_wrong(recipe));
-    found
+    let sections = sections(&recipe.eval).into_iter();
+    let possible = sections.filter_map(|section| section.possible(recipe).err());
+    possible.chain(select_wrong(recipe)).collect()
 }
 
 /// Whether `eval.select` names a number that none of the recipe's evaluators can give, whatever the data is.
 fn select_wrong(recipe: &Recipe) -> Option<ConfigError> {
-    let eval = &recipe.eval;
-    let select = eval.select.as_ref()?;
-    // What those of other crates give is known when they are opened.
-    if !eval.outside.each().is_empty() {
-        return None;
-    }
+    let select = recipe.eval.select.as_ref()?;
+    let of = select.split('.').next().unwrap_or_default();
     let mut names: Vec<String> = Vec::new();
+    let mut others = false;
     if retrieval::is_possible(recipe) {
         names.push(retrieval::MEAN_RECALL.to_owned());
     }
     if let Some(task) = Task::of(recipe) {
         let of_task = judge::names(task.predicts).into_iter();
         names.extend(of_task.map(|name| format!("{}.{name}", task.key)));
+        // Further numbers follow from the number of labels in the data.
+        others |= task.asks_labels() && task.key == of;
     }
-    if eval.prompts.is_some() {
-        names.extend(["top1", "top5", "mean_class"].map(|name| format!("prompts.{name}")));
+    for section in sections(&recipe.eval) {
+        let numbers = section.selectable(recipe);
+        let key = section.key();
+        names.extend(numbers.names.iter().map(|name| format!("{key}.{name}")));
+        others |= numbers.others && key == of;
     }
-    if eval.captions.is_some() {
-        names.extend(captions::names());
-    }
-    if eval.base_to_novel.is_some() {
-        names.extend(base_to_novel::names());
-    }
-    if eval.stories.is_some() {
-        names.extend(stories::names());
-    }
-    if eval.walks.is_some() {
-        names.extend(walks::names());
-    }
-    if eval.key_words.is_some() {
-        names.push("key_words.average_precision".to_owned());
-    }
-    if let (Some(_), Some(mim)) = (&eval.patches, &recipe.objectives.mim) {
-        names.push(format!("{}.{}", patches::NAME, patches::number(mim.target)));
-    }
-    if eval.grad_cam.is_some() {
-        names.extend(grad_cam::NAMES.map(|name| format!("{}.{name}", grad_cam::NAME)));
-    }
-    let mut may = names.contains(select);
-    let of = select.split('.').next().unwrap_or_default();
-    if eval.bitext.is_some() {
-        // Its other numbers have the names of the languages in the data.
-        names.push(format!("{}.accuracy", bitext::NAME));
-        may |= of == bitext::NAME;
-    }
-    // Further numbers follow from the number of labels in the data.
-    may |= Task::of(recipe).is_some_and(|task| task.asks_labels() && task.key == of);
     let wrong = ConfigError::unless(
-        may || names.is_empty(),
+        others || names.is_empty() || names.contains(select),
         "eval.select",
         format_args!("\"{select}\""),
         format_args!(

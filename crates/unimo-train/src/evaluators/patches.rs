@@ -26,6 +26,7 @@ use unimo_report::record::{EvalRecord, PatchExample, PatchesRecord, ScalarRecord
 
 use crate::error::TrainError;
 use crate::evaluators::gallery::shown_picture;
+use crate::evaluators::section::{EvalSection, Selectable};
 use crate::evaluators::{Evaluator, HeldOut, Weights, left_out, whole_batches};
 use crate::interrupt;
 use crate::model::host;
@@ -48,7 +49,7 @@ const FILE: &str = "patches.json";
 const FOLDER: &str = "patches";
 
 /// The number that a recipe's evaluation gives, without the name of the evaluator.
-pub(super) fn number(target: Target) -> &'static str {
+fn number(target: Target) -> &'static str {
     match target {
         Target::Codes => "accuracy",
         Target::Pixels | Target::Teacher => "explained",
@@ -283,6 +284,28 @@ impl Patches {
 fn pixels(images: &Images, row: usize) -> Vec<u8> {
     let size = Images::CHANNELS * images.height * images.width;
     images.pixels[row * size..(row + 1) * size].to_vec()
+}
+
+impl EvalSection for PatchesConfig {
+    fn key(&self) -> &'static str {
+        NAME
+    }
+
+    fn selectable(&self, recipe: &Recipe) -> Selectable {
+        let target = recipe.objectives.mim.as_ref().map(|mim| mim.target);
+        let names: Vec<_> = target.map(number).into_iter().collect();
+        Selectable::of(&names)
+    }
+
+    fn open(
+        &self,
+        recipe: &Recipe,
+        held_out: &HeldOut<'_>,
+        say: &mut dyn FnMut(String),
+    ) -> Result<Option<Box<dyn Evaluator>>, TrainError> {
+        let opened = Patches::open(self, recipe, held_out, say)?;
+        Ok(opened.map(|own| Box::new(own) as Box<dyn Evaluator>))
+    }
 }
 
 impl Evaluator for Patches {

@@ -24,7 +24,8 @@ use unimo_encoders::features::Pictures;
 use unimo_report::record::{EvalRecord, ScalarRecord};
 
 use crate::error::TrainError;
-use crate::evaluators::{Evaluator, Weights, left_out};
+use crate::evaluators::section::{EvalSection, Selectable, When};
+use crate::evaluators::{Evaluator, HeldOut, Weights, left_out};
 use crate::interrupt;
 use crate::model::host;
 use crate::recipe::eval::PLACE;
@@ -221,6 +222,29 @@ fn is_image(path: &Path) -> bool {
     let known = ["jpg", "jpeg", "png", "webp"];
     let extension = path.extension().and_then(|e| e.to_str());
     extension.is_some_and(|e| known.contains(&e.to_lowercase().as_str()))
+}
+
+impl EvalSection for PromptsConfig {
+    fn key(&self) -> &'static str {
+        NAME
+    }
+
+    fn when(&self) -> When {
+        When::OwnImages
+    }
+
+    fn selectable(&self, _recipe: &Recipe) -> Selectable {
+        Selectable::of(&["top1", "top5", "mean_class"])
+    }
+
+    fn open(
+        &self,
+        recipe: &Recipe,
+        _held_out: &HeldOut<'_>,
+        _say: &mut dyn FnMut(String),
+    ) -> Result<Option<Box<dyn Evaluator>>, TrainError> {
+        Ok(Some(Box::new(Prompts::open(self, recipe)?)))
+    }
 }
 
 impl Evaluator for Prompts {

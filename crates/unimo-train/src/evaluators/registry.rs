@@ -67,6 +67,7 @@ use unimo_batch::registry::{Registry, fields_of};
 use unimo_objectives::ObjectivesConfig;
 
 use crate::error::TrainError;
+use crate::evaluators::section::{EvalSection, Selectable};
 use crate::evaluators::{Evaluator, HeldOut, retrieval};
 use crate::recipe::outside::{self, Entry, OutsideSection};
 use crate::recipe::{EvalConfig, Recipe};
@@ -128,25 +129,39 @@ fn settings<C: EvaluatorConfig>(value: &Value) -> Result<C, String> {
     serde_json::from_value(value.clone()).map_err(|e| e.to_string())
 }
 
-/// Opens the evaluator of a section.
-pub(crate) fn open(
-    section: &OutsideSection,
-    recipe: &Recipe,
-    held_out: &HeldOut<'_>,
-) -> Result<Box<dyn Evaluator>, TrainError> {
-    let key = section.key;
-    let Some((_, open)) = REGISTRY.get(key) else {
-        return Err(TrainError::Check(format!(
-            "this program registers no evaluator for [eval.{key}]"
-        )));
-    };
-    let evaluator = open(&section.value, recipe, held_out)?;
-    if evaluator.name() == key {
-        return Ok(evaluator);
+impl EvalSection for OutsideSection {
+    fn key(&self) -> &'static str {
+        self.key
     }
-    Err(TrainError::Check(format!(
-        "the evaluator that is registered as \"{key}\" is called \"{}\" by its own `name`: the two must be equal, since its numbers are \
-         found by it",
-        evaluator.name()
-    )))
+
+    fn selectable(&self, _recipe: &Recipe) -> Selectable {
+        // They are known when it is opened.
+        Selectable {
+            names: Vec::new(),
+            others: true,
+        }
+    }
+
+    fn open(
+        &self,
+        recipe: &Recipe,
+        held_out: &HeldOut<'_>,
+        _say: &mut dyn FnMut(String),
+    ) -> Result<Option<Box<dyn Evaluator>>, TrainError> {
+        let key = self.key;
+        let Some((_, open)) = REGISTRY.get(key) else {
+            return Err(TrainError::Check(format!(
+                "this program registers no evaluator for [eval.{key}]"
+            )));
+        };
+        let evaluator = open(&self.value, recipe, held_out)?;
+        if evaluator.name() == key {
+            return Ok(Some(evaluator));
+        }
+        Err(TrainError::Check(format!(
+            "the evaluator that is registered as \"{key}\" is called \"{}\" by its own `name`: the two must be equal, since its numbers \
+             are found by it",
+            evaluator.name()
+        )))
+    }
 }

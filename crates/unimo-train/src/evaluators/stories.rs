@@ -31,6 +31,7 @@ use unimo_eval::stories::{Found, StoriesReport, StoryQuery, stories};
 use unimo_report::record::{EvalRecord, ScalarRecord, StoriesRecord, StoryAlignment};
 
 use crate::error::TrainError;
+use crate::evaluators::section::{EvalSection, Selectable};
 use crate::evaluators::{Evaluator, HeldOut, Weights};
 use crate::interrupt;
 use crate::model::host;
@@ -39,6 +40,9 @@ use crate::recipe::eval::StoriesEvalConfig;
 
 /// The name of this evaluator.
 pub const NAME: &str = "stories";
+
+/// Its numbers that may select weights.
+const NUMBERS: [&str; 2] = ["r1", "r5"];
 
 /// The file of what the report shows.
 const FILE: &str = "stories.json";
@@ -312,9 +316,23 @@ fn numbers(report: &StoriesReport, prefix: &str) -> Vec<(String, Found)> {
         .collect()
 }
 
-/// The names of its numbers that may select weights.
-pub(super) fn names() -> Vec<String> {
-    ["r1", "r5"].map(|name| format!("{NAME}.{name}")).to_vec()
+impl EvalSection for StoriesEvalConfig {
+    fn key(&self) -> &'static str {
+        NAME
+    }
+
+    fn selectable(&self, _recipe: &Recipe) -> Selectable {
+        Selectable::of(&NUMBERS)
+    }
+
+    fn open(
+        &self,
+        recipe: &Recipe,
+        held_out: &HeldOut<'_>,
+        _say: &mut dyn FnMut(String),
+    ) -> Result<Option<Box<dyn Evaluator>>, TrainError> {
+        Ok(Some(Box::new(Stories::open(self, recipe, held_out)?)))
+    }
 }
 
 impl Evaluator for Stories {
@@ -323,7 +341,7 @@ impl Evaluator for Stories {
     }
 
     fn scalars(&self) -> Vec<String> {
-        names()
+        NUMBERS.map(|name| format!("{NAME}.{name}")).to_vec()
     }
 
     fn says(&self, _recipe: &Recipe) -> Vec<String> {

@@ -38,6 +38,7 @@ use unimo_data::{Pad, SourceKind, Split, TextTokenizer};
 use unimo_report::record::{EvalRecord, ScalarRecord, WalksRecord};
 
 use crate::error::TrainError;
+use crate::evaluators::section::{EvalSection, Selectable};
 use crate::evaluators::walks::closed::{Baselines, Told};
 use crate::evaluators::{Evaluator, HeldOut, Weights};
 use crate::recipe::Recipe;
@@ -45,6 +46,9 @@ use crate::recipe::eval::WalksEvalConfig;
 
 /// The name of this evaluator.
 pub const NAME: &str = "walks";
+
+/// Its numbers that may select weights: the higher, the better.
+const NUMBERS: [&str; 4] = ["success", "oracle_success", "spl", "ndtw"];
 
 /// Its numbers that are no shares: in cells of the map, in metres, and in shares of the path.
 pub(crate) const MEASURED: [&str; 5] = [
@@ -148,13 +152,6 @@ fn no_agent() -> TrainError {
     )
 }
 
-/// The names of its numbers that may select weights: the higher, the better.
-pub(super) fn names() -> Vec<String> {
-    ["success", "oracle_success", "spl", "ndtw"]
-        .map(|name| format!("{NAME}.{name}"))
-        .to_vec()
-}
-
 /// Numbers by their names.
 #[derive(Default)]
 struct Numbers(BTreeMap<String, ScalarRecord>);
@@ -186,6 +183,29 @@ impl Numbers {
     }
 }
 
+impl EvalSection for WalksEvalConfig {
+    fn key(&self) -> &'static str {
+        NAME
+    }
+
+    fn possible(&self, recipe: &Recipe) -> Result<(), ConfigError> {
+        possible(recipe)
+    }
+
+    fn selectable(&self, _recipe: &Recipe) -> Selectable {
+        Selectable::of(&NUMBERS)
+    }
+
+    fn open(
+        &self,
+        recipe: &Recipe,
+        held_out: &HeldOut<'_>,
+        say: &mut dyn FnMut(String),
+    ) -> Result<Option<Box<dyn Evaluator>>, TrainError> {
+        Ok(Some(Box::new(Walks::open(self, recipe, held_out, say)?)))
+    }
+}
+
 impl Evaluator for Walks {
     fn name(&self) -> &'static str {
         NAME
@@ -193,7 +213,7 @@ impl Evaluator for Walks {
 
     fn scalars(&self) -> Vec<String> {
         if self.houses.is_some() {
-            names()
+            NUMBERS.map(|name| format!("{NAME}.{name}")).to_vec()
         } else {
             Vec::new()
         }
