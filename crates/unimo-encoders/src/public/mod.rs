@@ -22,7 +22,7 @@ pub use describe::{Description, EncoderConfig, Kind, OWN, describe, folder_of};
 
 use crate::import::ImportError;
 use crate::names::Names;
-use crate::weights::{Weights, WeightsError};
+use crate::weights::{Weights, WeightsError, keys_are_distinct};
 
 /// A `config.json` that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +66,7 @@ const MAX_CONFIG: u64 = 16 << 20;
 ///
 /// # Errors
 ///
-/// It is missing, too large or not JSON. A key whose value is null counts as absent.
+/// It is missing, too large or not JSON, or an object in it has a key twice. A key whose value is null counts as absent.
 pub fn read_json(path: &Path) -> Result<serde_json::Value, PublicConfigError> {
     use std::io::Read;
     let file_error = |source| PublicConfigError::File {
@@ -79,10 +79,12 @@ pub fn read_json(path: &Path) -> Result<serde_json::Value, PublicConfigError> {
         .take(MAX_CONFIG)
         .read_to_end(&mut text)
         .map_err(file_error)?;
-    let json = serde_json::from_slice(&text).map_err(|e| PublicConfigError::Content {
+    let content = |reason: String| PublicConfigError::Content {
         path: path.to_owned(),
-        reason: format!("is no JSON: {e}"),
-    })?;
+        reason,
+    };
+    let json = serde_json::from_slice(&text).map_err(|e| content(format!("is no JSON: {e}")))?;
+    keys_are_distinct(&text).map_err(|e| content(format!("cannot be relied on: {e}")))?;
     Ok(without_nulls(json))
 }
 

@@ -246,3 +246,17 @@ fn activations_go_out_as_they_came_in() {
         "{message}"
     );
 }
+
+#[test]
+fn a_key_twice_is_no_choice() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.json");
+    std::fs::write(
+        &file,
+        r#"{"hidden_size": 32, "text": {"layers": 2, "layers": 3}}"#,
+    )
+    .unwrap();
+    let error = super::read_json(&file).unwrap_err().to_string();
+    assert!(error.contains("`layers` occurs twice"), "{error}");
+    assert!(error.contains("config.json"), "{error}");
+}

@@ -14,6 +14,7 @@
 //! releases added are stripped (`spelling`). Tensors that a file says are stored under another name are found there.
 //! [`Weights::notes`] says what was done.
 
+mod distinct;
 mod pytorch;
 mod safetensors;
 mod shards;
@@ -25,6 +26,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub(crate) use distinct::keys_are_distinct;
 pub use safetensors::SafetensorsFile;
 pub use writing::{
     write as write_safetensors, write_checked as write_checked_safetensors,

@@ -6,10 +6,9 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::Metadata;
-use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
 use super::writing::{CHECKSUMS, header_sum};
-use super::{Dtype, TensorInfo, WeightsError};
+use super::{Dtype, TensorInfo, WeightsError, keys_are_distinct};
 
 /// Largest header that is read. A checkpoint with a thousand tensors has a header of some 100 kB. Parsing takes 14 times its size
 /// in memory.
@@ -81,7 +80,8 @@ impl SafetensorsFile {
         file.read_exact(&mut text)
             .map_err(WeightsError::file("read", path))?;
         let damaged = |e: serde_json::Error| wrong(format!("has a damaged header: {e}"));
-        names_are_distinct(&text).map_err(damaged)?;
+        // The format's own reader keeps the last of two tensors with one name.
+        keys_are_distinct(&text).map_err(damaged)?;
         let metadata: Metadata = serde_json::from_slice(&text).map_err(damaged)?;
         let data_start = LENGTH_BYTES + header;
         let expected = data_start + metadata.data_len() as u64;
@@ -353,27 +353,6 @@ impl SafetensorsFile {
         let shape = info.map(|info| info.shape.clone()).unwrap_or_default();
         Ok((values, shape))
     }
-}
-
-/// The format's own reader keeps the last of two tensors with one name; here the file counts as damaged.
-fn names_are_distinct(header: &[u8]) -> serde_json::Result<()> {
-    struct Names;
-    impl<'de> Visitor<'de> for Names {
-        type Value = ();
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("an object with one entry per tensor")
-        }
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-            let mut seen = BTreeSet::new();
-            while let Some((name, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
-                if let Some(name) = seen.replace(name) {
-                    return Err(A::Error::custom(format!("`{name}` occurs twice")));
-                }
-            }
-            Ok(())
-        }
-    }
-    serde_json::Deserializer::from_slice(header).deserialize_map(Names)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::WeightsError;
+use super::{WeightsError, keys_are_distinct};
 
 /// A file and, where an index named it, the tensors that it must hold.
 pub(super) struct Shard {
@@ -121,8 +121,10 @@ fn shards(index: &Path) -> Result<Vec<Shard>, WeightsError> {
     if text.len() as u64 > MAX_INDEX {
         return Err(WeightsError::content(index, "is too large for an index"));
     }
-    let parsed: Index = serde_json::from_slice(&text)
-        .map_err(|e| WeightsError::content(index, format!("is no index of shards: {e}")))?;
+    let damaged =
+        |e: serde_json::Error| WeightsError::content(index, format!("is no index of shards: {e}"));
+    keys_are_distinct(&text).map_err(damaged)?;
+    let parsed: Index = serde_json::from_slice(&text).map_err(damaged)?;
     let mut shards: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (tensor, file) in parsed.weight_map {
         shards.entry(file).or_default().insert(tensor);
