@@ -127,7 +127,8 @@ const LAYERS: &[Layer] = &[
         uses: &[],
         burn: false,
         // `syn` is what derives the argument parser; its manifest says why it is named.
-        others: Some(&["clap", "syn"]),
+        // `signal-hook` passes on what ends a job of several processes.
+        others: Some(&["clap", "signal-hook", "syn"]),
     },
 ];
 

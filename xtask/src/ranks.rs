@@ -2,8 +2,15 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use crate::unimo::{Failure, become_it, exit_code};
 
@@ -158,7 +165,8 @@ pub fn start(ranks: Ranks, binary: &Path, args: &[OsString]) -> ExitCode {
     again(&launcher, words, ranks.restarts)
 }
 
-/// Starts the launcher, and starts it again where a process has died, up to `most` times. `unimo` then goes on with the run.
+/// Starts the launcher, and starts it again where a process has died, up to `most` times. `unimo` then goes on with the run. A SIGTERM to this
+/// process is one to the launcher, after which nothing is started again.
 fn again(launcher: &OsStr, mut words: Vec<OsString>, most: usize) -> ExitCode {
     let goes_on = |word: &OsString| {
         let word = word.to_string_lossy();
@@ -167,14 +175,23 @@ fn again(launcher: &OsStr, mut words: Vec<OsString>, most: usize) -> ExitCode {
     if !words.iter().any(goes_on) {
         words.push(AGAIN.into());
     }
+    let asked = match Asked::listen() {
+        Ok(asked) => asked,
+        Err(error) => {
+            eprintln!("error: signals cannot be handled: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let mut done = 0;
     loop {
-        let status = match Command::new(launcher).args(&words).status() {
+        let child = Command::new(launcher).args(&words).spawn();
+        let status = match child.and_then(|child| asked.wait(child)) {
             Ok(status) => status,
             Err(error) => return Failure::of_start(&launcher.to_string_lossy(), &error).report(),
         };
         let code = exit_code(status);
-        let Some(death) = death(code) else {
+        let death = death(code).filter(|_| !asked.to_end());
+        let Some(death) = death else {
             return ExitCode::from(code);
         };
         if done == most {
@@ -183,6 +200,49 @@ fn again(launcher: &OsStr, mut words: Vec<OsString>, most: usize) -> ExitCode {
         }
         done += 1;
         eprintln!("xtask: {death}; restart {done} of {most}");
+    }
+}
+
+/// Signals that ask for the end.
+struct Asked {
+    /// A SIGTERM, until it is passed on.
+    ended: Arc<AtomicBool>,
+    /// Any of both, for good.
+    ever: Arc<AtomicBool>,
+}
+
+impl Asked {
+    /// From now on signals are noted, and do not end this process. Ctrl-C reaches the launcher by itself.
+    fn listen() -> io::Result<Self> {
+        let asked = Self {
+            ended: Arc::default(),
+            ever: Arc::default(),
+        };
+        flag::register(SIGTERM, Arc::clone(&asked.ended))?;
+        for signal in [SIGTERM, SIGINT] {
+            flag::register(signal, Arc::clone(&asked.ever))?;
+        }
+        Ok(asked)
+    }
+
+    fn to_end(&self) -> bool {
+        self.ever.load(Ordering::Relaxed)
+    }
+
+    /// Waits for a process, and passes on each SIGTERM.
+    fn wait(&self, mut child: Child) -> io::Result<ExitStatus> {
+        /// How often it is looked for signals and for the end.
+        const OFTEN: Duration = Duration::from_millis(50);
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            if self.ended.swap(false, Ordering::Relaxed) {
+                let mut kill = Command::new("kill");
+                kill.arg(child.id().to_string()).status()?;
+            }
+            std::thread::sleep(OFTEN);
+        }
     }
 }
 
@@ -294,5 +354,14 @@ mod tests {
         assert_eq!(run(5, "1"), (shown(1), 3));
         assert_eq!(run(1, "0"), (shown(137), 2));
         std::fs::remove_dir_all(&folder).unwrap();
+
+        // A signal is one of the whole process, so this is no test beside that one.
+        let asked = Asked::listen().unwrap();
+        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        let own = std::process::id().to_string();
+        assert!(Command::new("kill").arg(own).status().unwrap().success());
+        let status = asked.wait(child).unwrap();
+        assert_eq!(exit_code(status), 128 + 15);
+        assert!(asked.to_end());
     }
 }
