@@ -63,7 +63,7 @@ pub struct StepRecord {
     /// Norm of the gradient before clipping.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub grad_norm: f64,
-    /// Image-text pairs per second.
+    /// Samples per second: pairs of image and text, texts, or episodes.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub pairs_per_second: f64,
     /// Seconds the step took.

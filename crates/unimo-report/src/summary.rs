@@ -192,7 +192,7 @@ pub(crate) fn summary(folder: &RunFolder) -> Markup {
             figures.push(tile(
                 "",
                 "Throughput, median",
-                &format!("{} pairs/s", number(rate)),
+                &format!("{} samples/s", number(rate)),
                 &details,
             ));
         }

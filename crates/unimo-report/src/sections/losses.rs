@@ -178,9 +178,9 @@ pub(crate) fn dynamics(folder: &RunFolder) -> Option<Section> {
             .scale(scale)
             .series(line("norm", 3, |step| step.grad_norm).smoothed()),
         LineChart::new("Throughput")
-            .unit("image-text pairs per second")
+            .unit("samples per second")
             .range(Range::FromZero)
-            .series(line("pairs/s", 2, |step| step.pairs_per_second).smoothed()),
+            .series(line("samples/s", 2, |step| step.pairs_per_second).smoothed()),
         LineChart::new("Time per step")
             .unit("seconds")
             .range(Range::FromZero)

@@ -184,7 +184,7 @@ impl Trainer {
             let progress = if quiet {
                 Progress::silent()
             } else {
-                Progress::new(recipe.train.steps, step, "training")
+                Progress::new(recipe.train.steps, step, "training").at_speed_of("samples")
             };
             all.push(Box::new(Terminal(progress)));
         }
