@@ -163,13 +163,17 @@ fn several_ranks_give_the_bits_of_one_process() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    let recipes: [(&str, Sets<'_>, &[usize]); 4] = [
+    let recipes: [(&str, Sets<'_>, &[usize]); 7] = [
         ("unimo3-tiny", &[SMALL, NARROW, QUEUE], &[2, 4]),
         // A mixture with a codebook, and stages.
         ("unimo2-tiny", &[SMALL], &[2]),
         ("mvp-tiny", &[SMALL, &["data.scenes.train=400"]], &[4]),
         // Texts of classes, of which the model keeps what its frozen encoders give for them.
         ("mmrl-tiny", &[FEW], &[2]),
+        // Contrast of images and of translations by turns, texts alone with a queue, and stories.
+        ("cclm-tiny", &[FEW], &[2]),
+        ("infoxlm-tiny", &[FEW], &[2]),
+        ("sugar-tiny", &[FEW], &[2]),
     ];
     for (recipe, sets, sizes) in recipes {
         let alone = folder.path().join(format!("{recipe}-alone"));
