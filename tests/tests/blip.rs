@@ -57,6 +57,7 @@ fn model() -> BackboneConfig {
             layer_norm_eps: EPS,
             dropout: 0.0,
             drop_path: 0.0,
+            outside: None,
         },
         image: Some(ImageEncoderConfig {
             image_size: SIDE,

@@ -1,5 +1,5 @@
-//! What another crate adds without a change here: a source, an image encoder, an objective that predicts and an evaluator, each by its
-//! registry. A program of four lines has them and all commands of `unimo`; its recipe is trained, killed, resumed and evaluated.
+//! What another crate adds without a change here: a source, an image encoder, the blocks of a text encoder, an objective that predicts and an
+//! evaluator, each by its registry. A program of four lines has them and all commands of `unimo`; its recipe is trained, killed, resumed and evaluated.
 
 #![cfg(unix)]
 
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use unimo_tests::outside::{self, encoder, evaluator, objective, source};
+use unimo_tests::outside::{self, blocks, encoder, evaluator, objective, source};
 use unimo_train::checkpoint;
 use unimo_train::recipe::{Overrides, Recipe};
 
@@ -48,6 +48,9 @@ width = 16
 layers = 1
 heads = 2
 feed_forward = 32
+
+[model.text.neighbours]
+dropout = 0.1
 
 [model.rows]
 image_size = 16
@@ -91,12 +94,13 @@ fn names_are_strict() {
     // Nobody knows them yet.
     for (section, known) in [
         ("model.rows", "joint"),
+        ("model.text.neighbours", "layers"),
         ("objectives.direction", "mlm"),
         ("eval.nearest", "prompts"),
         ("data.stripes", "pairs"),
     ] {
-        let (table, name) = section.split_once('.').unwrap();
-        let text = format!("extends = \"unimo3-tiny\"\n[{table}.{name}]\n");
+        let (_, name) = section.rsplit_once('.').unwrap();
+        let text = format!("extends = \"unimo3-tiny\"\n[{section}]\n");
         let error = Recipe::parse("mine.toml", &text, None, &Overrides::default());
         let error = error.unwrap_err().to_string();
         assert!(
@@ -114,6 +118,7 @@ fn names_are_strict() {
     let written = whole.to_toml().unwrap();
     for section in [
         "[model.rows]",
+        "[model.text.neighbours]",
         "[objectives.direction]",
         "[eval.nearest]",
         "[data.stripes]",
@@ -129,6 +134,9 @@ fn names_are_strict() {
     }
     for key in ["rows", "image", "initializer_range"] {
         assert!(unimo_encoders::register::<encoder::RowsConfig>(key).is_err());
+    }
+    for key in ["neighbours", "layers", "tower"] {
+        assert!(unimo_encoders::register_text::<blocks::NeighboursConfig>(key).is_err());
     }
     for key in ["direction", "mlm"] {
         let register = unimo_objectives::registry::register::<objective::DirectionConfig>;
@@ -151,8 +159,31 @@ fn names_are_strict() {
             "objectives.direction.weight",
         ),
         ("weight = 1.0", "wait = 1.0", "wait"),
-        ("dropout = 0.1", "dropout = 1.0", "model.rows.dropout"),
-        ("dropout = 0.1", "drop = 0.1", "drop"),
+        (
+            "layers = 1\ndropout = 0.1",
+            "layers = 1\ndropout = 1.0",
+            "model.rows.dropout",
+        ),
+        (
+            "layers = 1\ndropout = 0.1",
+            "layers = 1\ndrop = 0.1",
+            "drop",
+        ),
+        (
+            "[model.text.neighbours]\ndropout = 0.1",
+            "[model.text.neighbours]\ndropout = 1.0",
+            "model.text.neighbours.dropout",
+        ),
+        (
+            "width = 16\nlayers = 1\nheads = 2",
+            "width = 16\nlayers = 0\nheads = 2",
+            "text.layers",
+        ),
+        (
+            "[model.text.neighbours]\ndropout = 0.1",
+            "[model.text.neighbours]\ndropout = 0.1\n\n[objectives.lm]\nweight = 1.0",
+            "reads on word by word",
+        ),
         ("layers = 1\ndropout", "layers = 0\ndropout", "rows.layers"),
         (
             "image_size = 16\nwidth",
@@ -235,6 +266,7 @@ fn a_program_with_its_own_parts_trains_resumes_evaluates_and_predicts() {
     let names = String::from_utf8_lossy(&bytes[..40_000.min(bytes.len())]).into_owned();
     for name in [
         "model.backbone.outside.rows.row.weight",
+        "model.backbone.text.outside.neighbours.layers.0.mix.weight",
         "model.objectives.direction.head.weight",
     ] {
         assert!(names.contains(name), "{names}");

@@ -261,6 +261,7 @@ impl BackboneConfig {
     pub fn without_dropout(mut self) -> Self {
         self.text.dropout = 0.0;
         self.text.drop_path = 0.0;
+        self.text.outside = self.text.outside.map(|outside| outside.without_dropout());
         if let Some(image) = &mut self.image {
             image.dropout = 0.0;
             image.drop_path = 0.0;

@@ -65,3 +65,4 @@ pub mod weights;
 pub use backbone::register;
 pub use load::{Encoder, Loaded, load};
 pub use public::LoadError;
+pub use text::register as register_text;

@@ -1,5 +1,6 @@
-//! Image encoders of other crates. A program registers one before it reads a recipe, which then has `[model.KEY]` in place of
-//! `[model.image]`; everything else works with it as with the built-in ones, but for what [`OutsideImage`] lists.
+//! Encoders of other crates. A program registers one before it reads a recipe. An image encoder then is `[model.KEY]` in place of
+//! `[model.image]`; everything else works with it as with the built-in ones, but for what [`OutsideImage`] lists. The blocks of a text
+//! encoder are `[model.text.KEY]`, see [`text`].
 //!
 //! Shape legend: `B` rows, `S` pixels per side, `N` positions, `D` width.
 //!
@@ -77,6 +78,8 @@
 //! unimo_encoders::register::<RowsConfig>("rows").unwrap();
 //! # }
 //! ```
+
+pub mod text;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -177,10 +180,10 @@ pub(crate) fn add<C: ImageModelConfig>(
 ) -> Result<(), ConfigError> {
     REGISTRY.add(key, taken, |key, value| {
         let config: C = serde_json::from_value(value).map_err(|e| e.to_string())?;
-        Ok(OutsideImage {
+        Ok(OutsideImage(Named {
             key,
             config: Arc::new(config),
-        })
+        }))
     })
 }
 
@@ -204,66 +207,48 @@ pub fn written<C: Serialize>(config: &C) -> Result<Value, String> {
     Ok(given(value))
 }
 
-/// The settings of a registered image encoder.
-///
-/// It cannot read the names of objects (`image_tags`), has no embedding for hidden patches (`[objectives.mrm]`), and no grid of patches
-/// that `unimo explain` could draw. Public weights are not read into it (`init.image`): they belong to the built-in encoders.
-#[derive(Clone)]
-pub struct OutsideImage {
+/// The settings of a registered part, and its key.
+struct Named<M: ?Sized> {
     key: &'static str,
-    config: Arc<dyn Make>,
+    config: Arc<M>,
 }
 
-impl OutsideImage {
-    /// The name in a recipe.
-    pub fn key(&self) -> &'static str {
-        self.key
-    }
+/// Settings that can be written into a recipe.
+trait Written: Debug + Send + Sync {
+    fn written(&self) -> Result<Value, String>;
+}
 
-    /// What others need to know of the encoder.
-    pub fn shape(&self) -> EncoderShape {
-        self.config.shape()
+impl<C: Serialize + Debug + Send + Sync> Written for C {
+    fn written(&self) -> Result<Value, String> {
+        written(self)
     }
+}
 
-    /// Checks every value.
-    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
-        let checked = self.config.validate().and_then(|()| {
-            let shape = self.shape();
-            unimo_batch::config::positive("width", shape.width)?;
-            unimo_batch::config::positive("image_size", shape.image_size)?;
-            unimo_batch::config::positive("class_tokens", shape.class_tokens)
-        });
-        checked.map_err(|e| e.within(self.key))
-    }
-
-    pub(crate) fn without_dropout(&self) -> Self {
+impl<M: ?Sized> Clone for Named<M> {
+    fn clone(&self) -> Self {
         Self {
             key: self.key,
-            config: self.config.without_dropout(),
+            config: Arc::clone(&self.config),
         }
-    }
-
-    pub(crate) fn init(&self, init: &mut Init) -> Outside<dyn ImageModel> {
-        self.config.make(self.key, init)
     }
 }
 
-impl Debug for OutsideImage {
+impl<M: Debug + ?Sized> Debug for Named<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {:?}", self.key, self.config)
     }
 }
 
 /// Equal settings are written alike.
-impl PartialEq for OutsideImage {
+impl<M: Written + ?Sized> PartialEq for Named<M> {
     fn eq(&self, other: &Self) -> bool {
         let (own, others) = (self.config.written(), other.config.written());
         self.key == other.key && matches!((own, others), (Ok(own), Ok(others)) if own == others)
     }
 }
 
-/// As a section beside the keys of `[model]`.
-impl Serialize for OutsideImage {
+/// As a section beside the other keys of its table.
+impl<M: Written + ?Sized> Serialize for Named<M> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(1))?;
         let values = self.config.written().map_err(S::Error::custom)?;
@@ -272,11 +257,52 @@ impl Serialize for OutsideImage {
     }
 }
 
+/// The settings of a registered image encoder.
+///
+/// It cannot read the names of objects (`image_tags`), has no embedding for hidden patches (`[objectives.mrm]`), and no grid of patches
+/// that `unimo explain` could draw. Public weights are not read into it (`init.image`): they belong to the built-in encoders.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct OutsideImage(Named<dyn Make>);
+
+impl OutsideImage {
+    /// The name in a recipe.
+    pub fn key(&self) -> &'static str {
+        self.0.key
+    }
+
+    /// What others need to know of the encoder.
+    pub fn shape(&self) -> EncoderShape {
+        self.0.config.shape()
+    }
+
+    /// Checks every value.
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        let checked = self.0.config.validate().and_then(|()| {
+            let shape = self.shape();
+            unimo_batch::config::positive("width", shape.width)?;
+            unimo_batch::config::positive("image_size", shape.image_size)?;
+            unimo_batch::config::positive("class_tokens", shape.class_tokens)
+        });
+        checked.map_err(|e| e.within(self.key()))
+    }
+
+    pub(crate) fn without_dropout(&self) -> Self {
+        Self(Named {
+            key: self.key(),
+            config: self.0.config.without_dropout(),
+        })
+    }
+
+    pub(crate) fn init(&self, init: &mut Init) -> Outside<dyn ImageModel> {
+        self.0.config.make(self.key(), init)
+    }
+}
+
 /// [`ImageModelConfig`] without its types.
-trait Make: Debug + Send + Sync {
+trait Make: Written {
     fn validate(&self) -> Result<(), ConfigError>;
     fn shape(&self) -> EncoderShape;
-    fn written(&self) -> Result<Value, String>;
     fn without_dropout(&self) -> Arc<dyn Make>;
     fn make(&self, key: &'static str, init: &mut Init) -> Outside<dyn ImageModel>;
 }
@@ -288,10 +314,6 @@ impl<C: ImageModelConfig> Make for C {
 
     fn shape(&self) -> EncoderShape {
         ImageModelConfig::shape(self)
-    }
-
-    fn written(&self) -> Result<Value, String> {
-        written(self)
     }
 
     fn without_dropout(&self) -> Arc<dyn Make> {

@@ -8,7 +8,8 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData, assert_shape};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use unimo_batch::registry::{Beside, fields_of};
 use unimo_batch::{ConfigError, config};
 use unimo_core::attention::KeyValues;
 use unimo_core::blocks::{self, BlockConfig, Draws, PostNormBlock, PreNormBlock};
@@ -16,7 +17,10 @@ use unimo_core::dtype::{cast, same_dtype};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm};
 use unimo_core::mask::{Hidden, PaddingMask, PairMask};
+use unimo_core::outside::Outside;
 
+use crate::registry;
+use crate::registry::text::{OutsideText, TextModel, TextModelConfig};
 use crate::sizes;
 
 /// How positions are numbered.
@@ -57,8 +61,9 @@ impl TextTower {
 }
 
 /// A text encoder.
+// The derived reader and writer know no registered blocks; those below do, and are the ones that serde calls.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct TextEncoderConfig {
     /// What kind of encoder it is: `bert` (RoBERTa too), or `clip`, CLIP's text tower.
     #[serde(default, skip_serializing_if = "TextTower::is_default")]
@@ -90,6 +95,37 @@ pub struct TextEncoderConfig {
     /// Drop-path (stochastic depth) on the residual branches of the last block, in [0, 1); it rises linearly from 0 in the first one.
     #[serde(default, skip_serializing_if = "config::is_zero")]
     pub drop_path: f64,
+    /// Blocks of another crate, in place of its own.
+    #[serde(flatten, skip_deserializing)]
+    pub outside: Option<OutsideText>,
+}
+
+impl Serialize for TextEncoderConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        TextEncoderConfig::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for TextEncoderConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut found = Vec::new();
+        let mut config = TextEncoderConfig::deserialize(Beside {
+            deserializer,
+            registry: &registry::text::REGISTRY,
+            found: &mut found,
+        })?;
+        config.outside = registry::text::read(found)?;
+        Ok(config)
+    }
+}
+
+/// Makes the blocks of a text encoder of another crate known as `[model.text.KEY]`, in place of its own.
+///
+/// # Errors
+///
+/// Others have the key already, or it is a key of `[model.text]`.
+pub fn register<C: TextModelConfig>(key: &'static str) -> Result<(), ConfigError> {
+    registry::text::add::<C>(key, &fields_of::<TextEncoderConfig>())
 }
 
 impl TextEncoderConfig {
@@ -113,6 +149,24 @@ impl TextEncoderConfig {
                 "after_pad",
                 "must be \"from_zero\" with tower = \"clip\"",
             )?;
+        }
+        if let Some(outside) = &self.outside {
+            let key = outside.key();
+            ConfigError::unless(
+                self.tower == TextTower::Bert,
+                "tower",
+                "clip",
+                format_args!(
+                    "must be \"bert\" with [model.text.{key}], whose first state stands for the text"
+                ),
+            )?;
+            ConfigError::unless(
+                self.layers > 0,
+                "layers",
+                self.layers,
+                format_args!("must be at least 1: the blocks are those of [model.text.{key}]"),
+            )?;
+            outside.validate(&self.block())?;
         }
         ConfigError::unless(
             self.pad_id < self.vocab_size,
@@ -150,7 +204,8 @@ impl TextEncoderConfig {
     pub fn init(&self, init: &mut Init) -> TextEncoder {
         let block = self.block();
         let bert = self.tower == TextTower::Bert;
-        let count = |is: bool| if is { self.layers } else { 0 };
+        let own = self.outside.is_none();
+        let count = |is: bool| if is && own { self.layers } else { 0 };
         TextEncoder {
             word_embedding: Embedding::new(init, self.vocab_size, self.width),
             position_embedding: Embedding::new(init, self.max_positions, self.width),
@@ -166,6 +221,10 @@ impl TextEncoderConfig {
                     .collect(),
                 final_norm: LayerNorm::new(init, self.width, self.layer_norm_eps),
             }),
+            outside: self
+                .outside
+                .as_ref()
+                .map(|outside| outside.init(&block, self.layers, init)),
             positions: self.positions,
             pad_id: self.pad_id,
             dtype: FloatDType::F32,
@@ -199,6 +258,8 @@ pub struct TextEncoder {
     pub layers: Vec<PostNormBlock>,
     /// The layers of CLIP, in the place of those blocks.
     pub clip: Option<ClipLayers>,
+    /// Those of another crate, in the place of both.
+    pub outside: Option<Outside<dyn TextModel>>,
     #[module(skip)]
     positions: Positions,
     pad_id: usize,
@@ -250,15 +311,18 @@ impl TextEncoder {
     /// Whether it draws random numbers while autodiff is on: dropout or drop-path is above 0.
     pub fn draws(&self) -> bool {
         let clip = self.clip.as_ref();
+        let outside = self.outside.as_ref();
         self.dropout.probability > 0.0
             || self.layers.iter().any(Draws::draws)
             || clip.is_some_and(|clip| clip.layers.iter().any(Draws::draws))
+            || outside.is_some_and(|outside| outside.get().draws())
     }
 
     /// Number of blocks.
     pub fn depth(&self) -> usize {
         let clip = self.clip.as_ref().map(|clip| clip.layers.len());
-        clip.unwrap_or(self.layers.len())
+        let outside = self.outside.as_ref().map(|outside| outside.get().layers());
+        clip.or(outside).unwrap_or(self.layers.len())
     }
 
     /// The state that stands for each text: the first one, or CLIP's at the last token.
@@ -455,6 +519,11 @@ impl TextEncoder {
             keys: Some(&input.mask),
             pairs: input.pairs.as_ref(),
         };
+        if let Some(outside) = &self.outside {
+            let states = outside.get().forward(x, hidden, keep);
+            assert_eq!(states.len(), keep, "states of `{}`", outside.key());
+            return states;
+        }
         blocks::last_states(&self.layers, x, keep, |block, x| block.forward(x, hidden))
     }
 
@@ -539,6 +608,7 @@ mod tests {
             layer_norm_eps: 1e-5,
             dropout: 0.0,
             drop_path: 0.0,
+            outside: None,
         }
     }
 

@@ -50,6 +50,7 @@ fn model() -> BackboneConfig {
             layer_norm_eps: 1e-5,
             dropout: 0.0,
             drop_path: 0.0,
+            outside: None,
         },
         image: Some(ImageEncoderConfig {
             image_size: 8,

@@ -182,6 +182,15 @@ pub fn run(args: &ExportArgs) -> Result<PathBuf, TrainError> {
                     .to_owned(),
             ));
         }
+        (Part::Text, Network::Pair(_), NetworkConfig::Pair { model: config, .. })
+            if config.text.outside.is_some() =>
+        {
+            return Err(TrainError::Check(
+                "the blocks of the text encoder are those of another crate, which no format of exports has; the whole model is exported, \
+                 and embed and the other commands take the run"
+                    .to_owned(),
+            ));
+        }
         (Part::Text, Network::Pair(model), NetworkConfig::Pair { model: config, .. }) => write(
             bert::to_json(&config.text),
             named(&model.backbone.text, &bert::spellings()[0], args)?,

@@ -161,12 +161,13 @@ impl Depths {
         let in_order = |layer: usize, layers: usize| layers.saturating_sub(layer);
         match parts.as_slice() {
             // An encoder of another crate has its name before its fields.
-            [
+            ["backbone", encoder @ "text", "outside", _, rest @ ..]
+            | ["backbone", encoder @ "outside", _, rest @ ..]
+            | [
                 "backbone",
                 encoder @ ("text" | "image" | "regions"),
                 rest @ ..,
-            ]
-            | ["backbone", encoder @ "outside", _, rest @ ..] => {
+            ] => {
                 let layers = if *encoder == "text" {
                     self.text
                 } else {

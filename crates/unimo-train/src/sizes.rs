@@ -154,6 +154,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             layer_norm_eps,
             dropout: DROPOUT,
             drop_path: 0.0,
+            outside: None,
         },
         regions: None,
         image: Some(ImageEncoderConfig {

@@ -425,6 +425,16 @@ fn parts(
             return Err(wrong_kind("init.text", given, &public, "a text encoder"));
         };
         let ours = &recipe.model.text;
+        if let Some(outside) = &ours.outside {
+            let key = outside.key();
+            return Err(TrainError::of_recipe(ConfigError {
+                key: "init.text".to_owned(),
+                value: format!("\"{given}\""),
+                allowed: format!(
+                    "must be absent with [model.text.{key}]: its weights are of other blocks"
+                ),
+            }));
+        }
         agree(&text_contradictions(recipe, theirs), &path)?;
         let text_layers = blocks(init, "text", ours.layers, theirs.layers, &mut notes)?;
         files.push(Weights::open(&public.weights)?);

@@ -1,5 +1,6 @@
 //! Parts that another crate adds without a change of this workspace, each by its registry.
 
+pub mod blocks;
 pub mod encoder;
 pub mod evaluator;
 pub mod objective;
@@ -15,6 +16,7 @@ use unimo_batch::ConfigError;
 pub fn register() -> Result<(), ConfigError> {
     unimo_data::register::<source::StripesConfig>("stripes")?;
     unimo_encoders::register::<encoder::RowsConfig>("rows")?;
+    unimo_encoders::register_text::<blocks::NeighboursConfig>("neighbours")?;
     unimo_objectives::registry::register::<objective::DirectionConfig>("direction")?;
     unimo_train::evaluators::registry::register::<evaluator::NearestConfig>("nearest")
 }

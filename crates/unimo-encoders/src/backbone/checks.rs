@@ -187,6 +187,12 @@ impl BackboneConfig {
             return Ok(());
         }
         let text = &self.text;
+        ConfigError::unless(
+            text.outside.is_none(),
+            "fusion.shared",
+            true,
+            "must be false with blocks of another crate in the text encoder, which do not fuse",
+        )?;
         let spelled = |value: &dyn std::fmt::Debug| format!("{value:?}");
         macro_rules! as_text {
             ($($key:ident),+) => {

@@ -123,6 +123,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
             layer_norm_eps: 1e-12,
             dropout: 0.1,
             drop_path: 0.0,
+            outside: None,
         },
         image: Some(ImageEncoderConfig {
             // The class token stands before the patches.

@@ -209,6 +209,7 @@ pub fn config(json: &serde_json::Value) -> Result<TextEncoderConfig, String> {
         layer_norm_eps: config.layer_norm_eps,
         dropout,
         drop_path: 0.0,
+        outside: None,
     })
 }
 

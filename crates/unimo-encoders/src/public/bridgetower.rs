@@ -298,6 +298,10 @@ pub fn is_bridgetower(
             "fusion.link is none of add_norm, scaled_add_norm and interpolate_norm".to_owned(),
         );
     }
+    if let Some(outside) = &text.outside {
+        let key = outside.key();
+        return Err(format!("text.{key} is there, blocks of another crate"));
+    }
     only("fusion.levels", &fusion.levels, &Levels::None)?;
     only("fusion.width", &fusion.width, &text.width)?;
     only("fusion.heads", &fusion.heads, &text.heads)?;

@@ -159,6 +159,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
             layer_norm_eps: 1e-5,
             dropout: 0.1,
             drop_path: 0.0,
+            outside: None,
         },
         image: Some(openai_image_from_shapes(
             weights,

@@ -31,6 +31,7 @@ pub fn text() -> TextEncoderConfig {
         layer_norm_eps: 1e-5,
         dropout: 0.0,
         drop_path: 0.0,
+        outside: None,
     }
 }
 

@@ -61,6 +61,9 @@ pub fn refusal(model: &BackboneConfig) -> Option<&'static str> {
     if model.outside.is_some() {
         return Some("its image encoder is one of another crate");
     }
+    if model.text.outside.is_some() {
+        return Some("its text encoder has blocks of another crate");
+    }
     if model.text.tower == TextTower::Clip {
         return Some("its text encoder is CLIP's, model.text.tower = \"clip\"");
     }
