@@ -221,6 +221,18 @@ impl From<DataError> for Wrong {
     }
 }
 
+impl Wrong {
+    /// The same at a key of a section.
+    fn within(self, section: &str) -> Self {
+        let key = format!("{section}.{}", self.key);
+        let (own, whole) = (format!("`{}`", self.key), format!("`{key}`"));
+        Self {
+            reason: self.reason.replacen(&own, &whole, 1),
+            key,
+        }
+    }
+}
+
 impl Recipe {
     /// A built-in recipe by name, or a file by path, with overrides, validated.
     ///
@@ -394,6 +406,7 @@ impl Recipe {
         let here = std::env::current_dir().map_err(TrainError::file("find", "."))?;
         let base = folder.map_or(here.clone(), |folder| here.join(folder));
         let hub_tokenizer = self.hub_tokenizer(&base);
+        self.check_tokenizers().map_err(TrainError::of_recipe)?;
         self.data.rebase(&base);
         if let (Some(id), TokenizerConfig::File { path, .. }) =
             (hub_tokenizer, &mut self.data.tokenizer)
@@ -482,9 +495,14 @@ impl Recipe {
         if found.is_empty() {
             found.extend(self.check().err().map(Wrong::from));
         }
-        let of_stages = self.stage.iter().filter_map(|stage| stage.data.as_ref());
-        let of_data = std::iter::once(&self.data).chain(of_stages);
-        found.extend(of_data.filter_map(|data| data.validate().err().map(Wrong::from)));
+        found.extend(self.data.validate().err().map(Wrong::from));
+        for (index, stage) in self.stage.iter().enumerate() {
+            let data = stage.data.as_ref();
+            let wrong = data.and_then(|data| data.validate().err().map(Wrong::from));
+            // What a stage takes over from [data] is said once.
+            let own = wrong.filter(|wrong| !found.contains(wrong));
+            found.extend(own.map(|wrong| wrong.within(&format!("stage[{index}]"))));
+        }
         found
     }
 

@@ -44,12 +44,14 @@ impl Recipe {
 
     /// Checks that what is said of walks is used.
     pub(super) fn check_walks(&self, inputs: &Inputs) -> Result<(), ConfigError> {
-        ConfigError::unless(
-            self.data.walks.is_none() || inputs.walks,
-            "data.walks",
-            "{}",
-            "must be absent: no objective of this recipe reads the episodes of an agent",
-        )?;
+        for (section, data) in self.each_data() {
+            ConfigError::unless(
+                data.walks.is_none() || inputs.walks,
+                &format!("{section}.walks"),
+                "{}",
+                "must be absent: no objective of this recipe reads the episodes of an agent",
+            )?;
+        }
         ConfigError::unless(
             self.model.map.is_none() || inputs.walks,
             "model.map",

@@ -274,6 +274,36 @@ impl Recipe {
         Ok(())
     }
 
+    /// The samples of the recipe and those of stages that have their own, each with its section.
+    pub(super) fn each_data(&self) -> Vec<(String, &DataConfig)> {
+        let stages = self.stage.iter().enumerate();
+        let own = stages.filter_map(|(index, stage)| {
+            let data = stage.data.as_ref()?;
+            Some((format!("stage[{index}].data"), data))
+        });
+        std::iter::once(("data".to_owned(), &self.data))
+            .chain(own)
+            .collect()
+    }
+
+    /// Checks that no stage has a tokenizer of its own.
+    ///
+    /// # Errors
+    ///
+    /// One has.
+    pub(super) fn check_tokenizers(&self) -> Result<(), ConfigError> {
+        for (index, stage) in self.stage.iter().enumerate() {
+            let data = stage.data.as_ref();
+            ConfigError::unless(
+                data.is_none_or(|data| data.tokenizer == self.data.tokenizer),
+                &format!("stage[{index}].data.tokenizer"),
+                "{}",
+                "must be absent: the tokens of all stages are those of [data.tokenizer]",
+            )?;
+        }
+        Ok(())
+    }
+
     /// Checks every value of the stages, alone and against the rest of the recipe.
     pub(crate) fn check_stages(&self) -> Result<(), ConfigError> {
         let given = self.objectives.given();
@@ -347,11 +377,12 @@ impl Recipe {
                     let base = &self.data;
                     ConfigError::unless(
                         data.image_size == base.image_size
+                            && (data.mean, data.std) == (base.mean, base.std)
                             && data.concepts == base.concepts
                             && data.codes == base.codes
                             && data.region_features() == base.region_features(),
                         "data",
-                        "another image_size, concepts, codes of patches or features of regions",
+                        "another image_size, mean or std, concepts, codes of patches or features of regions",
                         "must have those of [data]: the model is the same",
                     )?;
                     ConfigError::unless(
@@ -441,6 +472,55 @@ data = { scenes = { train = 7 } }
         let others =
             (1..100).any(|step| stage.task(7, step, &|_| true) != stage.task(8, step, &|_| true));
         assert!(others, "another seed draws others");
+    }
+
+    #[test]
+    fn what_a_stage_says_of_its_data_counts_or_is_refused() {
+        let of = |set: &str| parse(STAGES, &[set]).map_err(|error| error.to_string());
+        for (set, said) in [
+            (
+                "stage[1].data.tokenizer.vocab_size=300",
+                "stage[1].data.tokenizer",
+            ),
+            (
+                "stage[1].data.mean=[0.1, 0.1, 0.1]",
+                "another image_size, mean or std",
+            ),
+            ("stage[1].data.walks={}", "stage[1].data.walks"),
+            ("stage[1].data.scenes.size=0", "`stage[1].data.scenes.size`"),
+        ] {
+            let error = of(set).unwrap_err();
+            assert!(error.contains(said), "{set}: {error}");
+        }
+        // What [data] says wrongly is said once.
+        let error = of("data.max_skipped=2.0").unwrap_err();
+        assert!(!error.contains("stage[1]"), "{error}");
+        assert_eq!(of("data.tokenizer.vocab_size=300").unwrap().stage.len(), 2);
+
+        let task = r#"
+extends = "unimo3-vqa-tiny"
+description = "questions in two stages"
+[[stage]]
+name = "first"
+share = 0.5
+[stage.data]
+source = "mixture"
+[[stage.data.mixture.parts]]
+source = "scenes"
+texts = "questions"
+weight = 2.0
+[[stage.data.mixture.parts]]
+source = "scenes"
+texts = "questions"
+seed = 1
+weight = 1.0
+[[stage]]
+name = "second"
+share = 0.5
+"#;
+        let error = Recipe::parse("task.toml", task, None, &Overrides::default());
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("stage[0].data.mixture"), "{error}");
     }
 
     #[test]

@@ -57,14 +57,17 @@ pub(crate) fn check(recipe: &Recipe) -> Result<(), ConfigError> {
         keys.join(" and "),
         "must have one task at most: the labels of a run are those of one task",
     )?;
-    let mixture = recipe.data.mixture.as_ref();
-    let mixture = mixture.filter(|_| recipe.data.source == SourceKind::Mixture);
-    ConfigError::unless(
-        keys.is_empty() || mixture.is_none_or(|mixture| !mixture.is_weighted()),
-        "data.mixture",
-        "weights or a temperature",
-        "must have neither for a task, whose epochs have every text once",
-    )?;
+    for (section, data) in recipe.each_data() {
+        let mixture = data.mixture.as_ref();
+        let mixture = mixture.filter(|_| data.source == SourceKind::Mixture);
+        let weighted = mixture.is_some_and(|mixture| mixture.is_weighted());
+        ConfigError::unless(
+            keys.is_empty() || !weighted,
+            &format!("{section}.mixture"),
+            "weights or a temperature",
+            "must have neither for a task, whose epochs have every text once",
+        )?;
+    }
     if let Some(task) = Task::of(recipe)
         && task.predicts == Predicts::Box
     {
