@@ -506,11 +506,12 @@ fn ask(child: &Child) -> bool {
 
 /// Files that belong to a run.
 fn is_known(name: &str) -> bool {
-    const NAMES: [&str; 8] = [
+    const NAMES: [&str; 9] = [
         "recipe.toml",
         "fingerprint.json",
         "run.json",
         "run.lock",
+        "rates.txt",
         "sessions.jsonl",
         "tokenizer.json",
         "metrics.jsonl",

@@ -60,9 +60,6 @@ pub enum NewRun {
     Free(PathBuf),
 }
 
-/// Folders of a run that files are written into, including the run's own.
-const FOLDERS: [&str; 5] = ["", "checkpoints", "gallery", "codes", "phrases"];
-
 /// The files of a run that are there before its first step; the recipe, which makes the folder a run, goes first.
 const UNBEGUN: [&str; 11] = [
     "recipe.toml",
@@ -171,6 +168,19 @@ impl RunFolder {
         Ok(())
     }
 
+    /// The run's folder and all folders in it, whichever evaluator made them.
+    fn folders(&self) -> Result<Vec<PathBuf>, TrainError> {
+        let list = |error| TrainError::file("list", &self.path)(error);
+        let mut all = vec![self.path.clone()];
+        for entry in fs::read_dir(&self.path).map_err(list)? {
+            let entry = entry.map_err(list)?;
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                all.push(entry.path());
+            }
+        }
+        Ok(all)
+    }
+
     /// Takes the run for this process, and removes files that dead processes left half-written.
     fn locked(path: &Path) -> Result<Self, TrainError> {
         let run = Self {
@@ -178,10 +188,8 @@ impl RunFolder {
             elsewhere: false,
             _lock: Some(Arc::new(RunLock::take(path)?)),
         };
-        for folder in FOLDERS.map(|name| run.join(name)) {
-            if folder.is_dir() {
-                atomic::sweep(&folder).map_err(TrainError::file("list", &folder))?;
-            }
+        for folder in run.folders()? {
+            atomic::sweep(&folder).map_err(TrainError::file("list", &folder))?;
         }
         checkpoint::sweep_older(&run.checkpoints())?;
         Ok(run)
@@ -491,8 +499,10 @@ mod tests {
             "checkpoints/.tmpAb3dEf",
             "checkpoints/.step-00000002.safetensors.4000000-3.part",
             ".recipe.toml.4000000-1.part",
+            "patches/.0.webp.4000000-7.part",
         ];
         fs::create_dir(run.checkpoints()).unwrap();
+        fs::create_dir(run.join("patches")).unwrap();
         for name in left {
             fs::write(run.join(name), "half").unwrap();
         }

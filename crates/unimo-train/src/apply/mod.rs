@@ -647,9 +647,11 @@ fn fits(prepared: &processor::Prepared, size: usize) -> Result<(), TrainError> {
 const RESULTS: [&str; 5] = ["html", "jsonl", "npy", "csv", "svg"];
 
 /// What a run itself writes of these kinds.
-const RUN_FILES: [&str; 5] = [
+const RUN_FILES: [&str; 7] = [
     "metrics.jsonl",
     "evals.jsonl",
+    "evaluations.jsonl",
+    "captions.jsonl",
     "sessions.jsonl",
     "skipped.jsonl",
     "report.html",
@@ -694,7 +696,10 @@ pub(crate) fn can_be_written(
     let Ok(model) = Path::new(model).canonicalize() else {
         return Ok(());
     };
-    let of_run = |name: &Path| RUN_FILES.iter().any(|file| Path::new(file) == name);
+    // A stage with data of its own has a list of what it skipped.
+    let of_stage = |name: &Path| name.to_string_lossy().starts_with("skipped-");
+    let of_run =
+        |name: &Path| RUN_FILES.iter().any(|file| Path::new(file) == name) || of_stage(name);
     match there.strip_prefix(&model) {
         Ok(name) if !is_result || name.components().count() > 1 || of_run(name) => {
             refused(format!(
