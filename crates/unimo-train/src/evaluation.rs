@@ -62,9 +62,18 @@ pub fn run(
         records.extend(of_pairs(&opened, &splits, options, say)?);
     }
     // These do not depend on the data of the pairs.
-    let once = splits.get(..1).filter(|_| options.data.is_none());
-    let once = once.unwrap_or_default();
-    records.extend(of_sections(&opened, When::OwnImages, once, options, say)?);
+    if options.data.is_none() {
+        let once = splits.get(..1).unwrap_or_default();
+        records.extend(of_sections(&opened, When::OwnImages, once, options, say)?);
+    } else {
+        let sections = sections(&recipe.eval).into_iter();
+        for section in sections.filter(|section| section.when() == When::OwnImages) {
+            let key = section.key();
+            say(format!(
+                "[eval.{key}] has images of its own, so it is not asked with --data"
+            ));
+        }
+    }
     if records.is_empty() {
         return Err(TrainError::Run {
             path: opened.path.clone(),
