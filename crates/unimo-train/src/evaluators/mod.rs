@@ -2,7 +2,7 @@
 //! besides. Retrieval is one of them.
 //!
 //! A recipe's `[eval]` lists the evaluators; `eval.select` names the number that selects the best weights of a run. A new evaluator
-//! is a file here and a line in [`sections`], or is registered from another crate ([`registry`]).
+//! is a file here and a line in `sections`, or is registered from another crate ([`registry`]).
 
 pub mod base_to_novel;
 pub mod bitext;
