@@ -154,20 +154,28 @@ pub trait ImageModelConfig:
 }
 
 /// Reads the settings of a registered encoder.
-pub(crate) type Read = fn(&'static str, Value) -> Result<OutsideImage, String>;
+pub(crate) type Read = ReadOf<OutsideImage>;
 
 pub(crate) static REGISTRY: Registry<Read> = Registry::new("model", "an image encoder");
 
 /// Reads the section of a registered encoder: the only one of `found`, if there is any.
 pub(crate) fn read<E: Error>(found: Vec<Section<Read, Value>>) -> Result<Option<OutsideImage>, E> {
+    only("one image encoder", found)
+}
+
+/// How the settings of a registered part are read.
+type ReadOf<T> = fn(&'static str, Value) -> Result<T, String>;
+
+/// Reads the only section of `found`, if there is any. `what` may be there once.
+fn only<T, E: Error>(what: &str, found: Vec<Section<ReadOf<T>, Value>>) -> Result<Option<T>, E> {
     let keys: Vec<&str> = found.iter().map(|(key, _, _)| *key).collect();
     if keys.len() > 1 {
         return Err(E::custom(format_args!(
-            "there must be one image encoder at most, and these are several: {}",
+            "there must be {what} at most, and these are several: {}",
             keys.join(", ")
         )));
     }
-    let read = |(key, read, value): Section<Read, Value>| {
+    let read = |(key, read, value): Section<ReadOf<T>, Value>| {
         read(key, value).map_err(|reason| E::custom(format_args!("{key}: {reason}")))
     };
     found.into_iter().next().map(read).transpose()

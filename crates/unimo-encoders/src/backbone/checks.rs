@@ -9,6 +9,18 @@ use crate::registry::OutsideImage;
 use crate::text::TextTower;
 
 impl BackboneConfig {
+    /// Checks that texts can be read on word by word, for what writes them.
+    ///
+    /// # Errors
+    ///
+    /// The text encoder's blocks are those of another crate.
+    pub fn check_reading_on(&self) -> Result<(), ConfigError> {
+        ConfigError::of_section(
+            self.text.outside.is_none(),
+            "reads on word by word, which blocks of another crate in the text encoder cannot",
+        )
+    }
+
     /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("initializer_range", self.initializer_range)?;

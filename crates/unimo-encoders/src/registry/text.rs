@@ -91,7 +91,7 @@ use unimo_core::init::Init;
 use unimo_core::mask::Hidden;
 use unimo_core::outside::Outside;
 
-use super::{Named, Written};
+use super::{Named, ReadOf, Written, only};
 
 /// The blocks of a text encoder of another crate. They are a module, and its parameters are stored as `backbone.text.outside.KEY`. Where
 /// they are in a field `layers`, layer-wise decay of the learning rate finds them.
@@ -136,24 +136,14 @@ pub trait TextModelConfig:
 }
 
 /// Reads the settings of registered blocks.
-pub(crate) type Read = fn(&'static str, Value) -> Result<OutsideText, String>;
+pub(crate) type Read = ReadOf<OutsideText>;
 
 pub(crate) static REGISTRY: Registry<Read> =
     Registry::new("model.text", "the blocks of a text encoder");
 
 /// Reads the section of registered blocks: the only one of `found`, if there is any.
 pub(crate) fn read<E: Error>(found: Vec<Section<Read, Value>>) -> Result<Option<OutsideText>, E> {
-    let keys: Vec<&str> = found.iter().map(|(key, _, _)| *key).collect();
-    if keys.len() > 1 {
-        return Err(E::custom(format_args!(
-            "there must be the blocks of one text encoder at most, and these are several: {}",
-            keys.join(", ")
-        )));
-    }
-    let read = |(key, read, value): Section<Read, Value>| {
-        read(key, value).map_err(|reason| E::custom(format_args!("{key}: {reason}")))
-    };
-    found.into_iter().next().map(read).transpose()
+    only("the blocks of one text encoder", found)
 }
 
 /// Makes blocks known as `[model.text.KEY]`. `taken` are the keys of `[model.text]`.

@@ -106,10 +106,7 @@ impl Settings for LmConfig {
     }
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
-        ConfigError::of_section(
-            model.text.outside.is_none(),
-            "reads on word by word, which blocks of another crate in the text encoder cannot",
-        )?;
+        model.check_reading_on()?;
         ConfigError::of_section(
             model.text.width == model.cross_width(),
             "needs a text encoder as wide as the cross-modal one: its words are predicted by their embeddings",

@@ -25,7 +25,7 @@ use unimo_objectives::tasks::prompts::{ClassTexts, Prompts};
 use unimo_report::record::{EvalRecord, ScalarRecord};
 
 use crate::error::TrainError;
-use crate::evaluators::section::{EvalSection, Selectable};
+use crate::evaluators::section::{EvalSection, Selectable, named};
 use crate::evaluators::{Evaluator, HeldOut, Weights, left_out};
 use crate::model::host;
 use crate::recipe::task::{ClassPart, LabelsConfig};
@@ -265,7 +265,7 @@ impl Evaluator for BaseToNovel {
     }
 
     fn scalars(&self) -> Vec<String> {
-        NUMBERS.map(|name| format!("{NAME}.{name}")).to_vec()
+        named(NAME, &NUMBERS)
     }
 
     fn says(&self, _recipe: &Recipe) -> Vec<String> {

@@ -23,7 +23,7 @@ use unimo_report::record::{EvalRecord, ScalarRecord};
 use crate::captioner::Captioner;
 use crate::error::TrainError;
 use crate::evaluators::encoded::HeldOutImages;
-use crate::evaluators::section::{EvalSection, Selectable, When};
+use crate::evaluators::section::{EvalSection, Selectable, When, named};
 use crate::evaluators::{Evaluator, HeldOut, Weights, retrieval};
 use crate::recipe::Recipe;
 use crate::recipe::eval::CaptionsConfig;
@@ -241,7 +241,7 @@ impl Evaluator for Captions {
     }
 
     fn scalars(&self) -> Vec<String> {
-        NUMBERS.map(|name| format!("{NAME}.{name}")).to_vec()
+        named(NAME, &NUMBERS)
     }
 
     fn says(&self, _recipe: &Recipe) -> Vec<String> {

@@ -33,7 +33,7 @@ use unimo_report::record::{
 
 use crate::error::TrainError;
 use crate::evaluators::gallery::shown_picture;
-use crate::evaluators::section::{EvalSection, Selectable};
+use crate::evaluators::section::{EvalSection, Selectable, named};
 use crate::evaluators::{Evaluator, HeldOut, Weights, boxes};
 use crate::grad_cam::{Glass, maps};
 use crate::heat;
@@ -419,7 +419,7 @@ impl Evaluator for GradCam {
     }
 
     fn scalars(&self) -> Vec<String> {
-        NUMBERS.map(|name| format!("{NAME}.{name}")).to_vec()
+        named(NAME, &NUMBERS)
     }
 
     fn says(&self, _recipe: &Recipe) -> Vec<String> {

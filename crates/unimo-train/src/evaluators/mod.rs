@@ -37,7 +37,7 @@ use unimo_report::record::EvalRecord;
 
 use crate::error::TrainError;
 use crate::evaluators::retrieval::Retrieval;
-use crate::evaluators::section::EvalSection;
+use crate::evaluators::section::{EvalSection, named};
 use crate::evaluators::task::Predictions;
 use crate::model::Model;
 use crate::recipe::{EvalConfig, Recipe, Task};
@@ -312,9 +312,8 @@ fn select_wrong(recipe: &Recipe) -> Option<ConfigError> {
     }
     for section in sections(&recipe.eval) {
         let numbers = section.selectable(recipe);
-        let key = section.key();
-        names.extend(numbers.names.iter().map(|name| format!("{key}.{name}")));
-        others |= numbers.others && key == of;
+        names.extend(named(section.key(), &numbers.names));
+        others |= numbers.others && section.key() == of;
     }
     let wrong = ConfigError::unless(
         others || names.is_empty() || names.contains(select),

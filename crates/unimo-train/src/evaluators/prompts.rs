@@ -33,6 +33,9 @@ use crate::recipe::{PromptsConfig, Recipe};
 
 const NAME: &str = "prompts";
 
+/// Its numbers.
+const NUMBERS: [&str; 3] = ["top1", "top5", "mean_class"];
+
 /// `top5` is given only for more classes than this.
 const FIVE: usize = 5;
 
@@ -234,7 +237,7 @@ impl EvalSection for PromptsConfig {
     }
 
     fn selectable(&self, _recipe: &Recipe) -> Selectable {
-        Selectable::of(&["top1", "top5", "mean_class"])
+        Selectable::of(&NUMBERS)
     }
 
     fn open(
@@ -254,8 +257,8 @@ impl Evaluator for Prompts {
 
     fn scalars(&self) -> Vec<String> {
         let more = self.classes.len() > FIVE;
-        let names = ["top1", "top5", "mean_class"].into_iter();
-        names
+        NUMBERS
+            .into_iter()
             .filter(|name| *name != "top5" || more)
             .map(|name| format!("{NAME}.{name}"))
             .collect()

@@ -63,6 +63,12 @@ pub(crate) struct Selectable {
     pub others: bool,
 }
 
+/// The names of an evaluator's numbers, which begin with its own.
+pub(crate) fn named(evaluator: &str, numbers: &[&str]) -> Vec<String> {
+    let each = numbers.iter().map(|name| format!("{evaluator}.{name}"));
+    each.collect()
+}
+
 impl Selectable {
     /// These and no others.
     pub fn of(names: &[&'static str]) -> Self {

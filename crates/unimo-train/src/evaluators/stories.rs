@@ -31,7 +31,7 @@ use unimo_eval::stories::{Found, StoriesReport, StoryQuery, stories};
 use unimo_report::record::{EvalRecord, ScalarRecord, StoriesRecord, StoryAlignment};
 
 use crate::error::TrainError;
-use crate::evaluators::section::{EvalSection, Selectable};
+use crate::evaluators::section::{EvalSection, Selectable, named};
 use crate::evaluators::{Evaluator, HeldOut, Weights};
 use crate::interrupt;
 use crate::model::host;
@@ -341,7 +341,7 @@ impl Evaluator for Stories {
     }
 
     fn scalars(&self) -> Vec<String> {
-        NUMBERS.map(|name| format!("{NAME}.{name}")).to_vec()
+        named(NAME, &NUMBERS)
     }
 
     fn says(&self, _recipe: &Recipe) -> Vec<String> {

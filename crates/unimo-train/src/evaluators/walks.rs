@@ -38,7 +38,7 @@ use unimo_data::{Pad, SourceKind, Split, TextTokenizer};
 use unimo_report::record::{EvalRecord, ScalarRecord, WalksRecord};
 
 use crate::error::TrainError;
-use crate::evaluators::section::{EvalSection, Selectable};
+use crate::evaluators::section::{EvalSection, Selectable, named};
 use crate::evaluators::walks::closed::{Baselines, Told};
 use crate::evaluators::{Evaluator, HeldOut, Weights};
 use crate::recipe::Recipe;
@@ -213,7 +213,7 @@ impl Evaluator for Walks {
 
     fn scalars(&self) -> Vec<String> {
         if self.houses.is_some() {
-            NUMBERS.map(|name| format!("{NAME}.{name}")).to_vec()
+            named(NAME, &NUMBERS)
         } else {
             Vec::new()
         }

@@ -215,9 +215,8 @@ pub(crate) fn unread(settings: &[Setting], recipe: &Recipe) -> Result<(), TrainE
             continue;
         };
         // The keys of `[data]` also count for the data of every stage.
-        let stages = recipe.stage.iter().filter_map(|stage| stage.data.as_ref());
-        let read = std::iter::once(&recipe.data).chain(stages);
-        if !read.clone().any(|data| data.source == kind) {
+        let mut read = recipe.each_data().into_iter();
+        if !read.any(|(_, data)| data.source == kind) {
             return Err(setting.wrong(format!(
                 "is not read, because data.source is \"{}\": add --set data.source={name}, or give the data by --data",
                 recipe.data.source.name()
@@ -232,11 +231,8 @@ pub(crate) fn unread_tables(table: &Table, recipe: &Recipe) -> Vec<String> {
     let Some(data) = table.get("data").and_then(Value::as_table) else {
         return Vec::new();
     };
-    let stages = recipe.stage.iter().filter_map(|stage| stage.data.as_ref());
-    let read: Vec<SourceKind> = std::iter::once(&recipe.data)
-        .chain(stages)
-        .map(|data| data.source)
-        .collect();
+    let read = recipe.each_data().into_iter();
+    let read: Vec<SourceKind> = read.map(|(_, data)| data.source).collect();
     // `"none"` in its place removes one that the recipe would have from another.
     data.iter()
         .filter(|(_, value)| value.is_table())

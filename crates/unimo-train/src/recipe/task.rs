@@ -99,9 +99,8 @@ pub(crate) fn check(recipe: &Recipe) -> Result<(), ConfigError> {
 
 /// Checks that nothing moves what an image shows, where a box in it is to be predicted.
 fn check_still(recipe: &Recipe, task: Task) -> Result<(), ConfigError> {
-    let of_stages = recipe.stage.iter().filter_map(|stage| stage.data.as_ref());
-    let mut all = std::iter::once(&recipe.data).chain(of_stages);
-    let moves = all.any(|data| data.augment.is_some_and(|augment| augment.moves()));
+    let mut all = recipe.each_data().into_iter();
+    let moves = all.any(|(_, data)| data.augment.is_some_and(|augment| augment.moves()));
     ConfigError::unless(
         !moves,
         "data.augment",
