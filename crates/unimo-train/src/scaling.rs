@@ -77,6 +77,9 @@ pub struct PlanArgs {
     /// Share of the gradients that are sent while the backward pass goes on: none on GPUs; on CPUs those of linear layers and norms.
     #[arg(long, value_name = "SHARE", value_parser = share, requires = "seconds")]
     pub early: Option<f64>,
+    /// Size in MB of the buckets in which gradients travel, as for `unimo train` [default: 25].
+    #[arg(long, value_name = "MB", value_parser = positive, requires = "ranks")]
+    pub bucket: Option<f64>,
     /// Share of the bandwidth that is reached [default: 0.6 below 100G, 0.8 below 400G, then 0.85].
     #[arg(long, value_name = "SHARE", value_parser = share, requires = "ranks")]
     pub reached: Option<f64>,
@@ -163,6 +166,8 @@ struct Load {
     value: f64,
     /// Share of the gradients that are sent while the backward pass goes on.
     early: f64,
+    /// Values in a bucket.
+    bucket: usize,
 }
 
 impl Load {
@@ -179,7 +184,7 @@ impl Load {
     }
 
     fn buckets(self) -> f64 {
-        self.learning.div_ceil(sums::BUCKET) as f64
+        self.learning.div_ceil(self.bucket) as f64
     }
 
     /// Seconds that a step of `ranks` ranks exchanges gradients.
@@ -198,8 +203,9 @@ impl Load {
         let each = compute / count as f64;
         // At least one bucket is sent when the backward pass has ended.
         let late = (1.0 - self.early).max(1.0 / self.buckets()).min(1.0);
+        // The first bucket leaves when the backward pass has filled it.
         let before = if self.early > 0.0 {
-            BACKWARD * seconds
+            BACKWARD * seconds * (1.0 - 1.0 / self.buckets())
         } else {
             0.0
         };
@@ -254,6 +260,7 @@ fn of_ranks(args: &PlanArgs, ranks: u64, recipe: &Recipe) -> Result<(), TrainErr
             WireDtype::Bf16 => HALF,
         },
         early: args.early.unwrap_or(0.0),
+        bucket: args.bucket.map_or(sums::BUCKET, sums::bucket),
     };
     let link = Link::of(args);
     println!(
@@ -284,6 +291,11 @@ fn of_ranks(args: &PlanArgs, ranks: u64, recipe: &Recipe) -> Result<(), TrainErr
             None => String::new(),
         }
     );
+    if args.early.is_some_and(|share| share > 0.0) && load.buckets() <= 1.0 {
+        println!(
+            "all gradients fit one bucket, which leaves after the backward pass: --early changes nothing, with a smaller --bucket it does"
+        );
+    }
     print!("{}", table(args, ranks, load, link));
     Ok(())
 }
@@ -338,6 +350,7 @@ mod tests {
         once: false,
         value: VALUE,
         early: 0.0,
+        bucket: sums::BUCKET,
     };
 
     /// With one micro-batch for each rank it is the volume of a ring: 2 (R - 1) / R of the gradients. That is the table of the literature:
@@ -410,6 +423,14 @@ mod tests {
             ..most
         };
         near(narrow.exposed(2, link, 1.0), 0.03);
+        // A backward pass that is shorter than the exchange hides nine tenths of itself: the first of ten buckets has to be filled.
+        near(early.exposed(2, link, 0.15), 0.2 - 0.09);
+        // One bucket leaves when all is computed, whatever share could be sent early.
+        let whole = Load {
+            bucket: load.learning,
+            ..early
+        };
+        near(whole.exposed(2, link, 1.0), 0.2);
         near(load.exposed(1, link, 1.0), 0.0);
     }
 
