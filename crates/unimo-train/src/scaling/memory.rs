@@ -7,6 +7,7 @@
 use crate::error::TrainError;
 use crate::memory::host_peak;
 use crate::recipe::Recipe;
+use crate::starting::own::OwnRun;
 use crate::training::{self, Options};
 
 /// Bytes of a gigabyte, as sizes of cards are given.
@@ -128,6 +129,17 @@ impl Measured {
     }
 }
 
+/// The recipe without public weights to start from, which need not be fetched to know how large they are. A run of this project brings its
+/// vocabulary along, so it stays.
+fn without_weights(recipe: &Recipe) -> Result<Recipe, TrainError> {
+    let mut recipe = recipe.clone();
+    if recipe.init.is_some() && OwnRun::of(&recipe)?.is_none() {
+        eprintln!("with random weights in place of those of `init`: a step takes the same memory");
+        recipe.init = None;
+    }
+    Ok(recipe)
+}
+
 /// Measures the recipe and prints what fits cards of these sizes, in GB.
 ///
 /// # Errors
@@ -139,7 +151,7 @@ pub(super) fn run(recipe: &Recipe, cards: &[f64]) -> Result<(), TrainError> {
     eprintln!(
         "measuring: {STEPS} steps of each stage on this CPU, with micro-batches of {LEAST} samples and more"
     );
-    let measured = Measured::of(recipe, together)?;
+    let measured = Measured::of(&without_weights(recipe)?, together)?;
     print!("{}", table(measured, together, cards));
     Ok(())
 }
@@ -183,6 +195,7 @@ fn table(measured: Measured, together: usize, cards: &[f64]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipe::Overrides;
 
     const MEASURED: Measured = Measured {
         fixed: 2e9,
@@ -190,6 +203,18 @@ mod tests {
         seconds: 1.0,
         samples: 4,
     };
+
+    #[test]
+    fn public_weights_are_not_fetched_to_be_measured() {
+        let recipe = |given: &str| Recipe::load(given, &Overrides::default()).unwrap();
+        let base = recipe("unimo3-base");
+        assert!(base.init.is_some());
+        let measured = without_weights(&base).unwrap();
+        assert!(measured.init.is_none());
+        assert_eq!(measured.model, base.model);
+        let tiny = recipe("unimo3-tiny");
+        assert_eq!(without_weights(&tiny).unwrap(), tiny);
+    }
 
     /// 24 GB: 22.08 are usable, of which 0.6 and 2 are taken, so 38 samples fit; 32 is the largest number that divides 256.
     #[test]
