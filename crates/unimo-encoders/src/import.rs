@@ -86,7 +86,8 @@ impl Report {
     }
 }
 
-/// One line per kind of tensor: names that differ only in an index share a line.
+/// One line per kind of tensor: names that differ only in an index share a line, and so does a part of a model that is new or unused as a
+/// whole.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines = |f: &mut fmt::Formatter<'_>, what: &str, names: Vec<String>| {
@@ -111,8 +112,13 @@ impl fmt::Display for Report {
         let repeated = repeated
             .map(|line| format!("{line}: the further rows start as copies of the last stored one"));
         lines(f, "repeated", repeated.collect())?;
-        lines(f, "new", self.new.clone())?;
-        lines(f, "unused", self.unused.clone())?;
+        let (ours, theirs): (Vec<&str>, Vec<&str>) = self
+            .used
+            .iter()
+            .map(|(ours, theirs)| (ours.as_str(), theirs.as_str()))
+            .unzip();
+        lines(f, "new", by_parts(&self.new, &ours))?;
+        lines(f, "unused", by_parts(&self.unused, &theirs))?;
         let missing = self
             .missing
             .iter()
@@ -124,6 +130,40 @@ impl fmt::Display for Report {
         lines(f, "unexpected", self.unexpected.clone())?;
         lines(f, "wrong shape", shapes(&self.mismatched))
     }
+}
+
+/// From how many tensors on a part of a model is named as one.
+const MANY: usize = 9;
+
+/// Names, and in the place of many the part of the model that holds them and none of the `others`: `backbone.fusion, all 86 tensors`.
+fn by_parts(names: &[String], others: &[&str]) -> Vec<String> {
+    let beginnings = |name: &str| -> Vec<String> {
+        let dots = name.match_indices('.').map(|(at, _)| at);
+        dots.skip(1).map(|at| name[..at].to_owned()).collect()
+    };
+    let taken: BTreeSet<String> = others.iter().flat_map(|name| beginnings(name)).collect();
+    let part = |name: &str| {
+        let mut all = beginnings(name).into_iter();
+        all.find(|beginning| !taken.contains(beginning))
+    };
+    let parts: Vec<Option<String>> = names.iter().map(|name| part(name)).collect();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for part in parts.iter().flatten() {
+        *counts.entry(part).or_default() += 1;
+    }
+    let mut lines: Vec<String> = Vec::new();
+    let mut named: BTreeSet<&str> = BTreeSet::new();
+    for (name, part) in names.iter().zip(&parts) {
+        match part {
+            Some(part) if counts[part.as_str()] >= MANY => {
+                if named.insert(part) {
+                    lines.push(format!("{part}, all {} tensors", counts[part.as_str()]));
+                }
+            }
+            _ => lines.push(name.clone()),
+        }
+    }
+    lines
 }
 
 /// Lines in the order of their first name, with indices gathered: `layer.{0-11}.query.weight (12)`.
@@ -590,6 +630,33 @@ mod tests {
             Conversion::Third(1),
         );
         assert_eq!(bias, [3.0, 4.0]);
+    }
+
+    #[test]
+    fn a_part_that_is_new_as_a_whole_is_one_line() {
+        let mut new: Vec<String> = (0..2 * MANY)
+            .map(|i| format!("backbone.fusion.layers.{}.{i}.weight", i % 2))
+            .collect();
+        new.push("backbone.text.layers.2.norm.weight".to_owned());
+        new.push("objectives.vqa.head.bias".to_owned());
+        let used = ["backbone.text.layers.0.norm.weight", "objectives.itc.scale"];
+        let expected = [
+            "backbone.fusion, all 18 tensors",
+            "backbone.text.layers.2.norm.weight",
+            "objectives.vqa.head.bias",
+        ];
+        assert_eq!(by_parts(&new, &used), expected);
+        // A tensor of it that was read: its other parts are named.
+        let used = ["backbone.fusion.layers.0.other.weight"];
+        let lines = by_parts(&new, &used);
+        assert!(
+            lines.contains(&"backbone.fusion.layers.1, all 9 tensors".to_owned()),
+            "{lines:?}"
+        );
+        assert!(
+            lines.contains(&"backbone.fusion.layers.0.0.weight".to_owned()),
+            "{lines:?}"
+        );
     }
 
     #[test]
