@@ -78,7 +78,7 @@ pub fn train(out: &Path, changes: &[&str]) {
 /// The columns of a list with the usual names.
 pub fn columns() -> ColumnArgs {
     ColumnArgs {
-        image_column: "image".to_owned(),
-        text_column: "caption".to_owned(),
+        image_column: None,
+        text_column: None,
     }
 }

@@ -8,19 +8,20 @@ use unimo_tests::small::{columns, train};
 use unimo_train::apply::index::{self, Part as Embeddings, What};
 use unimo_train::apply::pictures::PictureList;
 use unimo_train::apply::score::{self, ScoreArgs};
-use unimo_train::apply::{ModelArgs, Pooling, Predictor, embed, explain, fill_mask};
+use unimo_train::apply::{BatchArgs, ModelArgs, Pooling, Predictor, embed, explain, fill_mask};
 use unimo_train::device::DeviceChoice;
 use unimo_train::export::{self, ExportArgs, Part};
 
 /// Rounding of texts that were padded to another length.
 const TOLERANCE: f32 = 1e-5;
 
+const BATCH: BatchArgs = BatchArgs { batch_size: 2 };
+
 fn model(path: &Path) -> ModelArgs {
     ModelArgs {
         model: path.display().to_string(),
         tokenizer: None,
         step: None,
-        batch_size: 2,
         device: DeviceChoice::Flex,
     }
 }
@@ -52,6 +53,7 @@ fn list(folder: &Path) -> PathBuf {
 fn scores(model: ModelArgs, list: &Path, out: &Path) -> Vec<serde_json::Value> {
     let args = ScoreArgs {
         model,
+        batch: BATCH,
         data: list.to_owned(),
         columns: columns(),
         out: Some(out.to_owned()),
@@ -180,11 +182,8 @@ fn batches_and_padding_change_no_embedding() {
         .map(|n| (n.to_owned(), folder.path().join(format!("{n}.png"))))
         .to_vec();
     let embed = |batch_size: usize| {
-        let args = ModelArgs {
-            batch_size,
-            ..model(&run)
-        };
-        let predictor = Predictor::open(&args).unwrap();
+        let predictor = Predictor::open(&model(&run)).unwrap();
+        let predictor = predictor.in_batches(BatchArgs { batch_size });
         (
             embed::texts(&predictor, texts.clone(), &World::ALONE).unwrap(),
             embed::images(
@@ -348,6 +347,7 @@ fn what_a_model_cannot_do_is_said() {
     train(&run, &["objectives.itm=none"]);
     let args = ScoreArgs {
         model: model(&run),
+        batch: BATCH,
         data: list,
         columns: columns(),
         out: None,

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use unimo_train::apply::ModelArgs;
 use unimo_train::apply::caption::{self, CaptionArgs, Format, SearchArgs};
+use unimo_train::apply::{BatchArgs, ModelArgs};
 use unimo_train::device::DeviceChoice;
 use unimo_train::evaluation;
 use unimo_train::recipe::{Overrides, Recipe};
@@ -68,11 +68,11 @@ fn args(run: &Path, images: Vec<PathBuf>, out: &Path) -> CaptionArgs {
             model: run.display().to_string(),
             tokenizer: None,
             step: None,
-            batch_size: 2,
             device: DeviceChoice::Flex,
         },
+        batch: BatchArgs { batch_size: 2 },
         images,
-        image_column: "image".to_owned(),
+        image_column: None,
         out: Some(out.to_owned()),
         format: Format::Jsonl,
         search: SearchArgs {

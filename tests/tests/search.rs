@@ -9,15 +9,16 @@ use unimo_train::apply::embed::{self, EmbedArgs};
 use unimo_train::apply::index::{Embedded, LONGEST_NOTE, Part, Saved, What, write};
 use unimo_train::apply::pictures::PictureList;
 use unimo_train::apply::search::{self, SearchArgs};
-use unimo_train::apply::{ModelArgs, Predictor};
+use unimo_train::apply::{BatchArgs, ModelArgs, Predictor};
 use unimo_train::device::DeviceChoice;
+
+const BATCH: BatchArgs = BatchArgs { batch_size: 4 };
 
 fn model(path: &Path) -> ModelArgs {
     ModelArgs {
         model: path.display().to_string(),
         tokenizer: None,
         step: None,
-        batch_size: 4,
         device: DeviceChoice::Flex,
     }
 }
@@ -64,6 +65,7 @@ fn shards(list: &Path, folder: &Path) -> PathBuf {
 fn search_args(run: &Path, out: &Path) -> SearchArgs {
     SearchArgs {
         model: model(run),
+        batch: BATCH,
         images: None,
         text: Vec::new(),
         texts: None,
@@ -82,6 +84,7 @@ fn search_args(run: &Path, out: &Path) -> SearchArgs {
 fn embed_args(run: &Path, out: &Path) -> EmbedArgs {
     EmbedArgs {
         model: model(run),
+        batch: BATCH,
         images: None,
         texts: None,
         split: None,

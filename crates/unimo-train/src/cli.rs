@@ -400,9 +400,9 @@ struct Train {
     /// Several ranks compute nothing while gradients are exchanged: to measure what is gained otherwise. The results are the same.
     #[arg(long)]
     no_overlap: bool,
-    /// Seconds that one of several ranks waits for the others in an exchange before it gives up.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
-    patience: u64,
+    /// Seconds that one of several ranks waits for the others in an exchange before it gives up [default: 600].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    patience: Option<u64>,
 }
 
 impl Train {
@@ -413,6 +413,7 @@ impl Train {
             (self.sum_once, "--sum-once"),
             (self.no_overlap, "--no-overlap"),
             (self.bucket.is_some(), "--bucket"),
+            (self.patience.is_some(), "--patience"),
         ];
         given
             .into_iter()
@@ -465,7 +466,7 @@ struct Eval {
     device: DeviceChoice,
 }
 
-/// How long a rank of an evaluation waits for the others in an exchange. A batch takes seconds.
+/// How long a rank waits for the others in an exchange unless it is said otherwise. A batch takes seconds.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Runs the command that this program was started with, and gives its exit code. Errors are printed.
@@ -513,7 +514,7 @@ fn run(command: Command) -> Result<(), TrainError> {
         }
         (None, command) => run_alone(command),
         (Some(launcher), Command::Train(args)) => {
-            let patience = Duration::from_secs(args.patience);
+            let patience = args.patience.map_or(PATIENCE, Duration::from_secs);
             in_ranks(launcher, patience, |world| train(args, world))
         }
         (Some(launcher), Command::Eval(args)) => in_ranks(launcher, PATIENCE, |world| {

@@ -99,6 +99,12 @@ fn check(options: &Options, recipe: &Recipe) -> Result<(), ConfigError> {
         options.folds.unwrap_or_default(),
         "must be absent: nothing is retrieved without [objectives.itc], [objectives.itm] or [objectives.ranking]",
     )?;
+    ConfigError::unless(
+        !options.full_itm || recipe.objectives.scores_pairs(),
+        "--full-itm",
+        options.full_itm,
+        "must be absent: no text is scored with an image without a matching head, [objectives.itm] or [objectives.ranking]",
+    )?;
     let ranks_again = recipe.objectives.itc.is_some() && recipe.objectives.scores_pairs();
     const NEEDS: &str = "must be absent: without a contrast, [objectives.itc], and a matching head, [objectives.itm] or \
                          [objectives.ranking], nothing is ranked again";
@@ -317,4 +323,45 @@ fn numbers(record: &EvalRecord) -> String {
         out.push_str(&format!("left out: {}\n", named(&record.left_out)));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::Overrides;
+
+    #[test]
+    fn what_would_change_nothing_is_refused() {
+        let recipe = |name: &str| Recipe::load(name, &Overrides::default()).unwrap();
+        let (pairs, towers) = (recipe("unimo3-tiny"), recipe("clip-tiny"));
+        let asked = [
+            Options {
+                full_itm: true,
+                ..Options::default()
+            },
+            Options {
+                shortlist: Some(4),
+                ..Options::default()
+            },
+            Options {
+                united_shortlists: true,
+                ..Options::default()
+            },
+        ];
+        for options in asked {
+            check(&options, &pairs).unwrap();
+            let error = check(&options, &towers).unwrap_err().to_string();
+            assert!(error.contains("matching head"), "{error}");
+        }
+        let folds = Options {
+            folds: Some(2),
+            ..Options::default()
+        };
+        check(&folds, &towers).unwrap();
+        let error = check(&folds, &recipe("unimo3-vqa-tiny")).unwrap_err();
+        assert!(
+            error.to_string().contains("nothing is retrieved"),
+            "{error}"
+        );
+    }
 }

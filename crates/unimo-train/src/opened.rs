@@ -255,7 +255,7 @@ impl Opened {
             // The recipe's limit is meant for its own held-out split.
             recipe.eval.limit = 0;
         }
-        recipe.eval.full_itm |= options.full_itm && recipe.objectives.scores_pairs();
+        recipe.eval.full_itm |= options.full_itm;
         recipe.eval.shortlist = options.shortlist.unwrap_or(recipe.eval.shortlist);
         recipe.eval.united_shortlists |= options.united_shortlists;
         let mut data = recipe.data.clone();

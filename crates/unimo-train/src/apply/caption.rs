@@ -1,14 +1,14 @@
 //! `unimo caption`: writes captions for images.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde::Serialize;
 use unimo_objectives::generation::{GenerationConfig, LengthRule, SamplingConfig};
 
 use super::inputs::{self, ColumnArgs};
-use super::{ModelArgs, Predictor, can_be_written};
+use super::{BatchArgs, ModelArgs, Predictor, can_be_written};
 use crate::captioner::Captioner;
 use crate::error::TrainError;
 use crate::files::Output;
@@ -20,12 +20,15 @@ pub struct CaptionArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// The batches.
+    #[command(flatten)]
+    pub batch: BatchArgs,
     /// Images: files, folders with all their subfolders, or lists (JSON lines, CSV, TSV).
     #[arg(required = true, value_name = "IMAGES")]
     pub images: Vec<PathBuf>,
-    /// The column of a list that holds the image's path.
-    #[arg(long, value_name = "COLUMN", default_value = "image")]
-    pub image_column: String,
+    /// The column of a list that holds the image's path [default: image].
+    #[arg(long, value_name = "COLUMN")]
+    pub image_column: Option<String>,
     /// Where to write; default: standard output.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
@@ -178,7 +181,7 @@ pub fn run(args: &CaptionArgs) -> Result<(), TrainError> {
         Format::Jsonl => None,
         Format::Coco => Some(image_ids(&images)?),
     };
-    let predictor = Predictor::open(&args.model)?;
+    let predictor = Predictor::open(&args.model)?.in_batches(args.batch);
     // Checked before a file is written.
     captioner(&predictor, &config)?;
     // A list that was begun and not finished would be no list of captions.
@@ -249,8 +252,10 @@ fn json(value: &impl Serialize) -> Result<String, TrainError> {
 fn images(args: &CaptionArgs) -> Result<Vec<(String, PathBuf)>, TrainError> {
     let columns = ColumnArgs {
         image_column: args.image_column.clone(),
-        text_column: String::new(),
+        text_column: None,
     };
+    let given: Vec<&Path> = args.images.iter().map(PathBuf::as_path).collect();
+    columns.fit(&given, &[])?;
     let mut all = Vec::new();
     let mut seen = std::collections::HashSet::new();
     for given in &args.images {

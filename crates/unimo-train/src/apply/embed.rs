@@ -10,7 +10,7 @@ use super::index::{self, Embedded, Part, What};
 use super::inputs::{self, ColumnArgs};
 use super::nearest::CellsConfig;
 use super::pictures::{self, PictureList};
-use super::{Matcher, ModelArgs, Pooling, Predictor, can_be_written};
+use super::{BatchArgs, Matcher, ModelArgs, Pooling, Predictor, can_be_written};
 use crate::error::TrainError;
 use crate::files;
 use crate::model::host;
@@ -23,6 +23,9 @@ pub struct EmbedArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// The batches.
+    #[command(flatten)]
+    pub batch: BatchArgs,
     /// Images: a file, a folder with all its subfolders, a list (JSON lines, CSV, TSV), or a data set: tar shards, Parquet, COCO's
     /// captions, Karpathy's splits, or the table `data` of a recipe's .toml file.
     #[arg(long, value_name = "PATH", required_unless_present = "texts")]
@@ -102,7 +105,7 @@ pub fn run_in(args: &EmbedArgs, world: &World) -> Result<(), TrainError> {
     })?;
     let inputs = ranks::all(world, "what is embedded", Inputs::open(args))?;
     inputs.agree(world)?;
-    let mut predictor = Predictor::open_in(&args.model, world)?;
+    let mut predictor = Predictor::open_in(&args.model, world)?.in_batches(args.batch);
     let fits = inputs.fit(&mut predictor, args.pooling);
     let note = ranks::all(world, "whether the model embeds them", fits)?;
     if let (Some(note), true) = (note, world.is_first()) {
@@ -137,6 +140,9 @@ struct Inputs {
 
 impl Inputs {
     fn open(args: &EmbedArgs) -> Result<Self, TrainError> {
+        let all = [&args.images, &args.texts].map(|path| path.as_deref());
+        let [images, texts] = all.map(|path| path.into_iter().collect::<Vec<&Path>>());
+        args.columns.fit(&images, &texts)?;
         let pictures = args.images.as_ref();
         let pictures = pictures.map(|given| PictureList::open(given, &args.columns, args.split));
         let texts = args.texts.as_ref();

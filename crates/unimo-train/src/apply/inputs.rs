@@ -15,12 +15,63 @@ use crate::recipe::{Overrides, Recipe};
 /// The columns of a list that are read.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ColumnArgs {
-    /// The column of a list that holds the image's path.
-    #[arg(long, value_name = "COLUMN", default_value = "image")]
-    pub image_column: String,
-    /// The column of a list that holds the text.
-    #[arg(long, value_name = "COLUMN", default_value = "caption")]
-    pub text_column: String,
+    /// The column of a list that holds the image's path [default: image].
+    #[arg(long, value_name = "COLUMN")]
+    pub image_column: Option<String>,
+    /// The column of a list that holds the text [default: caption].
+    #[arg(long, value_name = "COLUMN")]
+    pub text_column: Option<String>,
+}
+
+impl ColumnArgs {
+    /// The column that holds the image's path.
+    pub fn image(&self) -> &str {
+        self.image_column.as_deref().unwrap_or("image")
+    }
+
+    /// The column that holds the text.
+    pub fn text(&self) -> &str {
+        self.text_column.as_deref().unwrap_or("caption")
+    }
+
+    /// Checks that columns that are named are those of a list that is read.
+    ///
+    /// # Errors
+    ///
+    /// A column is named, and nothing of its kind is a list.
+    pub fn fit(&self, images: &[&Path], texts: &[&Path]) -> Result<(), TrainError> {
+        let both = [
+            ("--image-column", &self.image_column, images, "images"),
+            ("--text-column", &self.text_column, texts, "texts"),
+        ];
+        for (option, column, given, what) in both {
+            let Some(column) = column else { continue };
+            if given.iter().any(|path| is_list(path)) {
+                continue;
+            }
+            let found = match given.first() {
+                Some(path) => format!("{} is none", path.display()),
+                None => format!("no {what} are read from a file"),
+            };
+            return Err(TrainError::Check(format!(
+                "{option} {column} is for lists (JSON lines, JSON, CSV, TSV), and {found}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a path is read as a list. What cannot be recognised is: the reader says what is wrong with it.
+fn is_list(path: &Path) -> bool {
+    let text = path.extension().is_some_and(|e| e == "txt" || e == "toml");
+    if text || path.is_dir() || paths::is_picture(path) {
+        return false;
+    }
+    let mut config = DataConfig::default();
+    match config.take_from(path.to_owned()) {
+        Ok(()) => config.source == SourceKind::Pairs,
+        Err(_) => true,
+    }
 }
 
 /// Reads the name of a split.
@@ -112,8 +163,8 @@ pub fn pairs(
                 there.join(", ")
             )
         };
-        let Some(image) = row.get(&columns.image_column).and_then(|v| v.as_str()) else {
-            all.push(bad(lacks(&columns.image_column)));
+        let Some(image) = row.get(columns.image()).and_then(|v| v.as_str()) else {
+            all.push(bad(lacks(columns.image())));
             continue;
         };
         let path = match paths::resolve(folder, image) {
@@ -123,7 +174,7 @@ pub fn pairs(
                 continue;
             }
         };
-        let texts: Vec<&str> = match row.get(&columns.text_column) {
+        let texts: Vec<&str> = match row.get(columns.text()) {
             Some(serde_json::Value::Array(texts)) => {
                 texts.iter().filter_map(|text| text.as_str()).collect()
             }
@@ -131,7 +182,7 @@ pub fn pairs(
             None => Vec::new(),
         };
         if texts.is_empty() {
-            all.push(bad(lacks(&columns.text_column)));
+            all.push(bad(lacks(columns.text())));
         }
         all.extend(texts.into_iter().map(|text| {
             Ok(PairRow {
@@ -290,11 +341,8 @@ pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf
                     continue;
                 }
             };
-            let Some(image) = row.get(&columns.image_column).and_then(|v| v.as_str()) else {
-                left_out.add(
-                    line,
-                    format!("no text in column `{}`", columns.image_column),
-                );
+            let Some(image) = row.get(columns.image()).and_then(|v| v.as_str()) else {
+                left_out.add(line, format!("no text in column `{}`", columns.image()));
                 continue;
             };
             if seen.insert(image.to_owned()) {
@@ -316,7 +364,7 @@ pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf
         Err(TrainError::Check(format!(
             "{} names no image (.jpg, .jpeg, .jpe, .jfif, .png or .webp; in a list by column `{}`)",
             given.display(),
-            columns.image_column
+            columns.image()
         )))
     } else {
         Ok(found)
@@ -355,7 +403,7 @@ pub fn texts(
                 }
             };
             let before = all.len();
-            match row.get(&columns.text_column) {
+            match row.get(columns.text()) {
                 Some(serde_json::Value::Array(texts)) => {
                     all.extend(texts.iter().filter_map(|t| t.as_str()).map(str::to_owned));
                 }
@@ -363,7 +411,7 @@ pub fn texts(
                 None => {}
             }
             if all.len() == before {
-                left_out.add(line, format!("no text in column `{}`", columns.text_column));
+                left_out.add(line, format!("no text in column `{}`", columns.text()));
             }
         }
         left_out.say(given);
@@ -373,7 +421,7 @@ pub fn texts(
         Err(TrainError::Check(format!(
             "{} holds no text (one a line in a .txt file; in a list by column `{}`)",
             given.display(),
-            columns.text_column
+            columns.text()
         )))
     } else {
         Ok(all)
@@ -386,9 +434,38 @@ mod tests {
 
     fn columns() -> ColumnArgs {
         ColumnArgs {
-            image_column: "image".to_owned(),
-            text_column: "caption".to_owned(),
+            image_column: None,
+            text_column: None,
         }
+    }
+
+    #[test]
+    fn columns_are_those_of_a_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let list = file("list.jsonl", "{\"image\":\"a.png\",\"alt\":\"x\"}\n");
+        let lines = file("lines.txt", "x\n");
+        let named = ColumnArgs {
+            image_column: Some("image".to_owned()),
+            text_column: Some("alt".to_owned()),
+        };
+        named.fit(&[folder.path(), &list], &[&list]).unwrap();
+        columns().fit(&[folder.path()], &[&lines]).unwrap();
+        let wrong =
+            |images: &[&Path], texts: &[&Path]| named.fit(images, texts).unwrap_err().to_string();
+        let error = wrong(&[folder.path()], &[&list]);
+        assert!(
+            error.contains("--image-column image is for lists"),
+            "{error}"
+        );
+        let error = wrong(&[&list], &[&lines]);
+        assert!(error.contains("lines.txt is none"), "{error}");
+        let error = wrong(&[&list], &[]);
+        assert!(error.contains("no texts are read"), "{error}");
     }
 
     #[test]

@@ -48,6 +48,7 @@ use crate::given::{self, Given};
 use crate::hub;
 use crate::language_head;
 use crate::model::{Model, host};
+use crate::numbers;
 use crate::prepare;
 use crate::pretrained::{self, Network, NetworkConfig};
 use crate::ranks;
@@ -65,13 +66,21 @@ pub struct ModelArgs {
     /// The step of a run's checkpoint; default: the best.
     #[arg(long)]
     pub step: Option<u64>,
-    /// Texts and images per forward pass.
-    #[arg(long, default_value_t = 32)]
-    pub batch_size: usize,
     /// Device: cpu (or flex), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     pub device: DeviceChoice,
 }
+
+/// The batches of a command that reads many texts or images.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct BatchArgs {
+    /// Texts and images per forward pass.
+    #[arg(long, default_value_t = BATCH_SIZE, value_parser = numbers::at_least_one)]
+    pub batch_size: usize,
+}
+
+/// Texts and images per forward pass unless it is said otherwise.
+const BATCH_SIZE: usize = 32;
 
 /// The kinds of models that commands use.
 #[derive(Debug)]
@@ -128,6 +137,14 @@ pub struct Predictor {
 }
 
 impl Predictor {
+    /// This one, with batches of this size.
+    pub fn in_batches(self, args: BatchArgs) -> Self {
+        Self {
+            batch_size: args.batch_size,
+            ..self
+        }
+    }
+
     /// Opens a run, a checkpoint or a Hugging Face id. Prints the assumptions that it makes on standard error.
     ///
     /// # Errors
@@ -144,11 +161,6 @@ impl Predictor {
     ///
     /// As of [`open`](Self::open), on all ranks.
     pub fn open_in(args: &ModelArgs, world: &World) -> Result<Self, TrainError> {
-        if args.batch_size == 0 {
-            return Err(TrainError::Check(
-                "--batch-size must be at least 1".to_owned(),
-            ));
-        }
         ranks::first(world, "the model's files at rank 0", || {
             given::find(&args.model, args.step).map(|_| ())
         })?;
@@ -238,7 +250,7 @@ impl Predictor {
             pictures,
             max_text_length,
             pooling,
-            batch_size: args.batch_size,
+            batch_size: BATCH_SIZE,
             device,
             given: args.model.clone(),
             kind: public.kind,
@@ -295,7 +307,7 @@ impl Predictor {
             pictures: (!alone).then(|| recipe.data.image_spec().into()),
             max_text_length: recipe.data.max_text_length,
             pooling: Pooling::Class,
-            batch_size: args.batch_size,
+            batch_size: BATCH_SIZE,
             device,
             given: args.model.clone(),
             kind: "a run",

@@ -6,7 +6,7 @@ use serde::Serialize;
 use unimo_core::world::World;
 
 use super::inputs::{self, ColumnArgs, PairRow};
-use super::{ModelArgs, Predictor, can_be_written, probability};
+use super::{BatchArgs, ModelArgs, Predictor, can_be_written, probability};
 use crate::error::TrainError;
 use crate::files::Output;
 use crate::progress::Progress;
@@ -17,6 +17,9 @@ pub struct ScoreArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// The batches.
+    #[command(flatten)]
+    pub batch: BatchArgs,
     /// The list of pairs: JSON lines, CSV or TSV.
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
@@ -58,7 +61,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
         can_be_written(out, &args.model.model, &[Some(&args.data)])?;
     }
     let rows = inputs::pairs(&args.data, &args.columns)?;
-    let predictor = Predictor::open(&args.model)?;
+    let predictor = Predictor::open(&args.model)?.in_batches(args.batch);
     let model = predictor.pair("matching head")?;
     // Checked before a file is written: a model without this head can do nothing here.
     predictor.itm(model)?;

@@ -16,7 +16,7 @@ use super::index::{self, Embedded, Saved, What};
 use super::inputs::{self, ColumnArgs};
 use super::nearest::Search;
 use super::pictures::{self, PictureList};
-use super::{Matcher, ModelArgs, Predictor, can_be_written, probability, write_text};
+use super::{BatchArgs, Matcher, ModelArgs, Predictor, can_be_written, probability, write_text};
 use crate::error::TrainError;
 use crate::model::{Model, host};
 use crate::numbers;
@@ -28,6 +28,9 @@ pub struct SearchArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// The batches.
+    #[command(flatten)]
+    pub batch: BatchArgs,
     /// Where to search for images: a folder with all its subfolders, a list (JSON lines, CSV, TSV), or a data set: tar shards, Parquet,
     /// COCO's captions, Karpathy's splits, or the table `data` of a recipe's .toml file.
     #[arg(long, value_name = "PATH", requires = "text")]
@@ -119,6 +122,15 @@ pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
             )));
         }
     }
+    let all = [&args.images, &args.texts].map(|path| path.as_deref());
+    let [images, texts] = all.map(|path| path.into_iter().collect::<Vec<&Path>>());
+    args.columns.fit(&images, &texts)?;
+    if let (Some(split), true, true) = (args.split, images.is_empty(), texts.is_empty()) {
+        return Err(TrainError::Check(format!(
+            "--split {} is for a data set, --images or --texts: an index is searched whole",
+            split.name()
+        )));
+    }
     let list = args.images.as_ref();
     let list = list
         .map(|given| PictureList::open(given, &args.columns, args.split))
@@ -127,7 +139,7 @@ pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
     let texts = texts
         .map(|given| inputs::texts(given, &args.columns, args.split))
         .transpose()?;
-    let predictor = Predictor::open(&args.model)?;
+    let predictor = Predictor::open(&args.model)?.in_batches(args.batch);
     // Both are needed in either direction of search.
     predictor.pictures()?;
     predictor.tokenizer()?;

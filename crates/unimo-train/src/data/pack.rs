@@ -32,7 +32,7 @@ pub struct PackArgs {
     #[arg(long, default_value = "png", value_parser = format)]
     pub format: PackFormat,
     /// Instead of packing, read the shards of this folder again and check their checksums.
-    #[arg(long, value_name = "FOLDER", conflicts_with = "out")]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["out", "samples", "megabytes", "shorter_side", "format", "recipe", "data", "set"])]
     pub check: Option<PathBuf>,
 }
 
