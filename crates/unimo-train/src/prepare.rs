@@ -12,7 +12,7 @@ use unimo_data::{
     TextTokenizer, TokenizerConfig,
 };
 use unimo_objectives::Settings;
-use unimo_objectives::request::{Request, SliceForm, TextForm, What};
+use unimo_objectives::request::{Request, TextForm, What};
 
 use crate::data::codes::make;
 use crate::data::concepts::count;
@@ -45,7 +45,9 @@ pub fn tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer, 
 fn given_tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer, TrainError> {
     Ok(match &recipe.data.tokenizer {
         // A model of images alone reads no text, but has a text encoder: its vocabulary is the bytes.
-        TokenizerConfig::Train { vocab_size } if !source.has_captions() && !reads_texts(recipe) => {
+        TokenizerConfig::Train { vocab_size }
+            if !source.has_captions() && !recipe.reads_texts() =>
+        {
             TextTokenizer::train(std::iter::once(String::new()), *vocab_size)?
         }
         TokenizerConfig::Train { vocab_size } => {
@@ -70,18 +72,6 @@ fn given_tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer
             TextTokenizer::load(&path, *lowercase)?
         }
     })
-}
-
-/// Whether an objective of the recipe reads texts.
-fn reads_texts(recipe: &Recipe) -> bool {
-    let each = recipe.objectives.each().into_iter();
-    each.flat_map(|(_, settings)| settings.requests())
-        .any(|request| {
-            matches!(
-                request.what,
-                What::Text(_) | What::Words | What::Slices(SliceForm::InOrder)
-            )
-        })
 }
 
 /// Checks that the data can have what the objectives read, as far as the source as a whole tells.

@@ -3,6 +3,7 @@
 mod cache;
 pub mod eval;
 mod extends;
+pub(crate) mod idle;
 pub mod init;
 mod inputs;
 pub mod keys;
@@ -295,6 +296,10 @@ impl Recipe {
         if let (None, Ok(table)) = (&overrides.data, text.parse::<Table>()) {
             notes.extend(overrides::unread_tables(&table, &recipe));
         }
+        // A file that stands by itself has to have some of these keys.
+        if let Some(table) = text.parse::<Table>().ok().filter(extends::is_based) {
+            notes.extend(overrides::idle_keys(&table, &recipe));
+        }
         Ok((recipe, notes))
     }
 
@@ -363,6 +368,7 @@ impl Recipe {
         let recipe = recipe.placed(folder, overrides.data.as_deref())?;
         overrides::unread(&settings, &recipe)?;
         recipe.validate(file)?;
+        notes.extend(overrides::idle(&settings, &recipe));
         notes.extend(taken);
         Ok((recipe, notes))
     }

@@ -14,6 +14,11 @@ use crate::recipe::overrides::{self, NONE};
 /// The key at the top of a recipe.
 const KEY: &str = "extends";
 
+/// Whether a recipe's file says what it changes in another one.
+pub(crate) fn is_based(table: &Table) -> bool {
+    table.contains_key(KEY)
+}
+
 /// The key that holds a table's kind.
 const KIND: &str = "kind";
 

@@ -1,11 +1,23 @@
 //! Whether what is said of inputs, images, episodes and codes of patches, is what the model and the objectives read.
 
 use unimo_batch::ConfigError;
-use unimo_objectives::request::Inputs;
+use unimo_objectives::request::{Inputs, SliceForm, What};
 
 use super::Recipe;
 
 impl Recipe {
+    /// Whether an objective reads texts.
+    pub(crate) fn reads_texts(&self) -> bool {
+        let each = self.objectives.each().into_iter();
+        let mut requests = each.flat_map(|(_, settings)| settings.requests());
+        requests.any(|request| {
+            matches!(
+                request.what,
+                What::Text(_) | What::Words | What::Slices(SliceForm::InOrder)
+            )
+        })
+    }
+
     /// Checks the images against the encoder that reads them.
     pub(super) fn check_pictures(&self) -> Result<(), ConfigError> {
         if let Some(image_size) = self.model.image_size() {

@@ -11,7 +11,7 @@ use unimo_data::SourceKind;
 
 use crate::error::TrainError;
 use crate::recipe::Recipe;
-use crate::recipe::{stages, taken};
+use crate::recipe::{idle, stages, taken};
 
 /// The value that removes a section or an optional value, unless it is a valid value itself.
 pub(crate) const NONE: &str = "none";
@@ -193,6 +193,31 @@ pub(crate) fn notes(
         }
     }
     notes
+}
+
+/// The notes on settings of keys that nothing reads.
+pub(crate) fn idle(settings: &[Setting], recipe: &Recipe) -> Vec<String> {
+    let idle = idle::of(recipe);
+    let given = settings.iter().filter(|setting| setting.value.is_some());
+    given
+        .filter_map(|setting| {
+            let key = setting.key.to_string();
+            let found = idle.iter().find(|idle| idle.covers(&key))?;
+            Some(format!(
+                "--set {} changes nothing: {}",
+                setting.given, found.why
+            ))
+        })
+        .collect()
+}
+
+/// Keys of a recipe's file that nothing reads.
+pub(crate) fn idle_keys(table: &Table, recipe: &Recipe) -> Vec<String> {
+    let given = flat(table);
+    let idle = idle::of(recipe).into_iter();
+    let idle = idle.filter(|idle| given.keys().any(|key| idle.covers(key)));
+    idle.map(|idle| format!("{} changes nothing: {}", idle.key, idle.why))
+        .collect()
 }
 
 /// The error of a setting for a source that is not read.
