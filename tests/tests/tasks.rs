@@ -157,6 +157,25 @@ fn answers_and_judges(name: &str, key: &str) {
     );
     let report = fs::read_to_string(run.join("report.html")).unwrap();
     assert!(report.contains("chance: "));
+    // Of a split without samples nothing is said as if there were some.
+    let look = evaluation::Options {
+        split: Some(unimo_data::Split::Test),
+        ..evaluation::Options::default()
+    };
+    let error = evaluation::run(&run, &look).unwrap_err().to_string();
+    assert!(error.contains("no sample of split test"), "{error}");
+    let nothing = folder.path().join("nothing.jsonl");
+    let error = predict::run(&PredictArgs {
+        split: unimo_data::Split::Test,
+        ..args(Format::Jsonl, &nothing)
+    })
+    .unwrap_err()
+    .to_string();
+    assert!(
+        error.contains("nothing to predict in split test"),
+        "{error}"
+    );
+    assert!(!nothing.exists());
     // Scenes have no ids, under which a server could take their answers.
     let results = folder.path().join("results.json");
     let error = predict::run(&args(Format::Vqa, &results))

@@ -41,15 +41,34 @@ pub fn run(
         }
     };
     let mut records = Vec::new();
+    let mut unknown = Vec::new();
     for split in &splits {
         let skip = Arc::new(SkipList::in_memory(recipe.data.max_skipped));
         if let Some((set, targets)) = opened.task_set(*split, &skip, false)? {
+            if set.is_empty() {
+                unknown.push(*split);
+                continue;
+            }
             let found = Predictions::new(set, targets, skip).evaluate(&weights, say)?;
             records.extend(found.into_iter().map(|record| EvalRecord {
                 split: labelled(&record.split, options),
                 ..record
             }));
         }
+    }
+    for split in &unknown {
+        let reason = format!(
+            "no sample of split {} has a known answer; its data has {}",
+            split.name(),
+            named(&lengths(&opened.source, &|_| true))
+        );
+        if unknown.len() == splits.len() {
+            return Err(TrainError::Run {
+                path: opened.path.clone(),
+                reason,
+            });
+        }
+        say(reason);
     }
     records.extend(of_sections(
         &opened,

@@ -37,7 +37,7 @@ pub struct SweepArgs {
     /// A TOML file that names recipes, variants and seeds; see below.
     file: PathBuf,
     /// Train only the run with this number, from 0; default: that of SLURM_ARRAY_TASK_ID, or all runs one after the other.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "list")]
     task_index: Option<usize>,
     /// The folder of the runs [default: `out` of the file, or runs/NAME].
     #[arg(long, value_name = "FOLDER")]

@@ -64,16 +64,20 @@ fn unimo() -> Command {
 
 /// The launcher's command, with its options; `None`, with a line, if ranks cannot be started here.
 fn launcher(test: &str) -> Option<Vec<String>> {
-    let given = std::env::var("MPIRUN").unwrap_or("mpirun --oversubscribe".to_owned());
-    let words: Vec<String> = given.split_whitespace().map(str::to_owned).collect();
-    let is_there = || {
-        let mut command = Command::new(words.first()?);
-        let tried = command.arg("--version").stdout(Stdio::null());
-        tried.stderr(Stdio::null()).status().ok()
+    let version = |program: &str| -> Option<String> {
+        let output = Command::new(program).arg("--version").output().ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
     };
+    let given = std::env::var("MPIRUN").unwrap_or("mpirun".to_owned());
+    let mut words: Vec<String> = given.split_whitespace().map(str::to_owned).collect();
+    let found = words.first().and_then(|program| version(program));
+    // Open MPI alone counts cores, and alone knows this option.
+    if words.len() == 1 && found.as_ref().is_some_and(|v| v.contains("Open MPI")) {
+        words.push("--oversubscribe".to_owned());
+    }
     let reason = if !cfg!(feature = "mpi") {
         "build with --features mpi to run it"
-    } else if is_there().is_none() {
+    } else if found.is_none() {
         "there is no mpirun; set MPIRUN to a launcher's command to run it"
     } else {
         return Some(words);

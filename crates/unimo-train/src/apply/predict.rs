@@ -161,6 +161,20 @@ pub fn run_in(args: &PredictArgs, world: World) -> Result<(), TrainError> {
                 .to_owned(),
         });
     };
+    if set.is_empty() {
+        let there = Split::ALL.into_iter().map(|split| {
+            let count = opened.source.len(split);
+            format!("{count} of {}", split.name())
+        });
+        return Err(TrainError::Run {
+            path: opened.path.clone(),
+            reason: format!(
+                "has nothing to predict in split {}: of its data there are {}",
+                args.split.name(),
+                there.collect::<Vec<String>>().join(", ")
+            ),
+        });
+    }
     args.format.fits(targets.task)?;
     let mut writer = Results::new(args.format, &targets);
     writer.glue = opened.recipe.data.glue.as_ref().map(|glue| glue.task);

@@ -94,8 +94,8 @@ pub fn run(args: &BenchArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
         spec.codes = codes.clone();
         prepare::for_objectives(&mut spec, &recipe, &stage)?;
         prepare::for_switch(&mut spec, &stage, &mut |line| eprintln!("{line}"))?;
-        if args.no_masks {
-            spec.mask = None;
+        if args.no_masks && spec.mask.take().is_none() {
+            eprintln!("--no-masks changes nothing: no objective hides words of single captions");
         }
         let augment = spec.augment.is_some();
         let mut loader = Loader::new(spec)?;
