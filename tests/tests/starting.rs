@@ -319,6 +319,41 @@ fn patterns_that_match_nothing_are_errors() {
     assert!(message.contains("backbone.fusion"), "allowed: {message}");
 }
 
+/// What is new and frozen, tokens that are not those of the weights, and adapters that are held still: each is said.
+#[test]
+fn what_will_not_learn_is_said() {
+    let frozen = parts(&["train.freeze=[\"backbone.fusion\"]"]);
+    let (_, account) = started(&frozen.unwrap()).unwrap();
+    assert!(
+        account
+            .contains("of the new tensors never learn and stay random, those of backbone.fusion"),
+        "{account}"
+    );
+    let (_, account) = started(&parts(&[]).unwrap()).unwrap();
+    assert!(!account.contains("never learn"), "{account}");
+    assert!(!account.contains("data.tokenizer is trained"), "{account}");
+    let trained = parts(&["data.tokenizer={ kind = \"train\", vocab_size = 43 }"]);
+    let (_, account) = started(&trained.unwrap()).unwrap();
+    assert!(account.contains("data.tokenizer is trained"), "{account}");
+
+    let lora = "train.lora={ layers = [\"backbone.text\"], rank = 2, alpha = 4.0, also = [\"objectives.itc\"] }";
+    parts(&[lora])
+        .map(|recipe| started(&recipe))
+        .unwrap()
+        .unwrap();
+    for (freeze, key) in [
+        ("backbone.text", "train.lora.layers"),
+        ("objectives", "train.lora.also"),
+    ] {
+        let recipe = parts(&[lora, &format!("train.freeze=[\"{freeze}\"]")]);
+        let error = started(&recipe.unwrap()).map(drop).unwrap_err();
+        assert!(
+            error.contains(key) && error.contains("holds all of it still"),
+            "{error}"
+        );
+    }
+}
+
 /// Where the files say nothing of images, the account says what was taken.
 #[test]
 fn unknown_normalisation_is_said() {

@@ -349,15 +349,15 @@ impl DataConfig {
         for (key, values, positive) in [("mean", self.mean, false), ("std", self.std, true)] {
             if values
                 .iter()
-                .any(|value| !value.is_finite() || (positive && *value <= 0.0))
+                .any(|value| !(0.0..=1.0).contains(value) || (positive && *value == 0.0))
             {
                 return Err(DataError::config(
                     format!("data.{key}"),
                     format!("{values:?}"),
                     if positive {
-                        "three numbers above 0 (R, G, B)"
+                        "three numbers above 0, at most 1 (R, G, B): values of pixels are from 0 to 1"
                     } else {
-                        "three numbers (R, G, B)"
+                        "three numbers from 0 to 1 (R, G, B), as values of pixels are"
                     },
                 ));
             }

@@ -80,7 +80,7 @@ enum Command {
     /// These are the names that init, train.freeze, stage.train and train.optimizer.lr_factors take, whole or by their beginning.
     #[command(after_help = NAMES_EXAMPLES)]
     Names(names::NamesArgs),
-    /// Estimate what several ranks would give: what they exchange, how long that takes, what each keeps in memory.
+    /// Estimate which micro-batch fits a card, and what several ranks would give: what they exchange, how long that takes, what each keeps.
     #[command(after_help = PLAN_EXAMPLES)]
     Plan(scaling::PlanArgs),
     /// Write embeddings of images and texts to a safetensors or .npy file.

@@ -92,7 +92,7 @@ impl Found {
         let share = self.cut as f64 / self.captions.max(1) as f64;
         if share >= CUT_WORTH_SAYING {
             lines.push(format!(
-                "{:.0}% of the captions are longer than the {room} tokens that data.max_text_length leaves for words, and are cut",
+                "{:.0}% of the captions are longer than the {room} tokens that data.max_text_length leaves for words, begin and end, and are cut",
                 100.0 * share
             ));
         }
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(
             said,
             [
-                "50% of the captions are longer than the 5 tokens that data.max_text_length leaves for words, and are cut"
+                "50% of the captions are longer than the 5 tokens that data.max_text_length leaves for words, begin and end, and are cut"
             ]
         );
     }

@@ -19,6 +19,7 @@
 //! activations and normalisation must agree with the files. A wrong path never means random weights, and an entry of `new` or
 //! `unused` that matches nothing is an error.
 
+mod adapters;
 pub(crate) mod own;
 
 use std::fmt;
@@ -31,7 +32,7 @@ use toml::{Table, Value};
 use unimo_batch::ConfigError;
 use unimo_core::lora;
 use unimo_core::parameters;
-use unimo_data::processor;
+use unimo_data::{TokenizerConfig, processor};
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::clip::ClipConfig;
 use unimo_encoders::image::ImageEncoderConfig;
@@ -42,6 +43,7 @@ use unimo_encoders::text::{TextEncoderConfig, TextTower};
 use unimo_encoders::weights::Weights;
 
 use crate::error::TrainError;
+use crate::freezing::Freezing;
 use crate::hub;
 use crate::model::Model;
 use crate::pretrained::{self, NetworkConfig, Public};
@@ -167,7 +169,9 @@ pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>
         unexpected: init.unused.clone(),
         left: Vec::new(),
     };
-    let (mut model, started) = match (OwnRun::of(recipe)?, &init.whole) {
+    let own = OwnRun::of(recipe)?;
+    let is_own = own.is_some();
+    let (mut model, started) = match (own, &init.whole) {
         (Some(run), _) => run.fill(model, recipe, init)?,
         (None, Some(given)) => whole(model, recipe, given, allow)?,
         (None, None) => parts(model, recipe, init, &allow)?,
@@ -176,6 +180,7 @@ pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>
     model.adopt();
     let mut started = started;
     started.learned(recipe, &model)?;
+    started.doubtful(recipe, &model, is_own);
     Ok((model.adapted(recipe, device), Some(started)))
 }
 
@@ -204,6 +209,7 @@ pub(crate) fn wrong_names(recipe: &Recipe, model: &Model) -> Vec<ConfigError> {
             );
             checked.err()
         }));
+        found.extend(adapters::idle(recipe, config, &layers, &ours));
     }
     let init = recipe.init.iter();
     let named = init.flat_map(|init| {
@@ -226,6 +232,37 @@ pub(crate) fn wrong_names(recipe: &Recipe, model: &Model) -> Vec<ConfigError> {
 }
 
 impl Started {
+    /// Notes what is new and never learns, and a tokenizer that is not that of the weights.
+    fn doubtful(&mut self, recipe: &Recipe, model: &Model, brings_its_tokenizer: bool) {
+        let freezing = Freezing::of(model, recipe);
+        let still: Vec<String> = self
+            .report
+            .new
+            .iter()
+            .filter(|name| freezing.never_learns(name))
+            .cloned()
+            .collect();
+        if !still.is_empty() {
+            self.notes.push(format!(
+                "{} of the new tensors never learn and stay random, those of {}",
+                still.len(),
+                beginnings(&still)
+            ));
+        }
+        let words = recipe.init.as_ref().is_some_and(|init| {
+            let named = init.text.is_some() || init.whole.is_some();
+            named && !init.new.iter().any(|new| covers(new, WORDS))
+        });
+        let trained = matches!(recipe.data.tokenizer, TokenizerConfig::Train { .. });
+        if words && trained && !brings_its_tokenizer && recipe.reads_texts() {
+            self.notes.push(
+                "data.tokenizer is trained on the captions, and its tokens are not those that the word embeddings of these weights were \
+                 learned for: name theirs, such as data.tokenizer = { kind = \"file\", path = \"FOLDER\" }"
+                    .to_owned(),
+            );
+        }
+    }
+
     /// Notes settings that only say how a parameter begins, of parameters that were loaded.
     fn learned(&mut self, recipe: &Recipe, model: &Model) -> Result<(), TrainError> {
         let table: Table = recipe.to_toml()?.parse().unwrap_or_default();
@@ -260,6 +297,9 @@ impl Started {
         Ok(())
     }
 }
+
+/// The table of word embeddings.
+const WORDS: &str = "backbone.text.word_embedding.weight";
 
 /// Share by which a loaded temperature differs from the recipe's at least: f32 keeps no more of its logarithm.
 const SAME_TEMPERATURE: f64 = 1e-5;

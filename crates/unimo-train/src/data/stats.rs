@@ -370,7 +370,7 @@ fn facts(counted: &Counted, room: usize) -> Vec<(&'static str, String)> {
         fact(
             "cut",
             Some(format!(
-                "{:.1}% of the captions have more than the {room} tokens that data.max_text_length leaves for words",
+                "{:.1}% of the captions have more than the {room} tokens that data.max_text_length leaves for words, begin and end",
                 share(cut, counted.tokens.len())
             )),
         );
