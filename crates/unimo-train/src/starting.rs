@@ -43,7 +43,6 @@ use unimo_encoders::text::{TextEncoderConfig, TextTower};
 use unimo_encoders::weights::Weights;
 
 use crate::error::TrainError;
-use crate::freezing::Freezing;
 use crate::hub;
 use crate::model::Model;
 use crate::pretrained::{self, NetworkConfig, Public};
@@ -180,7 +179,7 @@ pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>
     model.adopt();
     let mut started = started;
     started.learned(recipe, &model)?;
-    started.doubtful(recipe, &model, is_own);
+    started.doubtful(recipe, is_own);
     Ok((model.adapted(recipe, device), Some(started)))
 }
 
@@ -233,15 +232,15 @@ pub(crate) fn wrong_names(recipe: &Recipe, model: &Model) -> Vec<ConfigError> {
 
 impl Started {
     /// Notes what is new and never learns, and a tokenizer that is not that of the weights.
-    fn doubtful(&mut self, recipe: &Recipe, model: &Model, brings_its_tokenizer: bool) {
-        let freezing = Freezing::of(model, recipe);
-        let still: Vec<String> = self
-            .report
-            .new
-            .iter()
-            .filter(|name| freezing.never_learns(name))
-            .cloned()
-            .collect();
+    fn doubtful(&mut self, recipe: &Recipe, brings_its_tokenizer: bool) {
+        let train = &recipe.train;
+        let covered = |all: &[String], name: &str| all.iter().any(|one| covers(one, name));
+        let beside = train.lora.as_ref().map(|lora| &lora.also);
+        let never = |name: &String| {
+            covered(&train.freeze, name) || beside.is_some_and(|also| !covered(also, name))
+        };
+        let new = self.report.new.iter();
+        let still: Vec<String> = new.filter(|name| never(name)).cloned().collect();
         if !still.is_empty() {
             self.notes.push(format!(
                 "{} of the new tensors never learn and stay random, those of {}",

@@ -402,6 +402,10 @@ pub(crate) fn pictures_of(
             ),
         });
     }
+    let there = names.iter().filter(|name| absolute(name)).any(|name| {
+        let path = paths::resolve(own, name);
+        path.is_ok_and(|path| path.is_file())
+    });
     let mut found = Vec::new();
     for folder in [Some(own), own.parent()].into_iter().flatten() {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -427,6 +431,8 @@ pub(crate) fn pictures_of(
     };
     match found.as_slice() {
         [folder] => Ok(folder.clone()),
+        // The others are there, and those that are not are unusable rows, wherever they would be.
+        [] if there => Ok(own.to_owned()),
         [] => Err(wrong(format!(
             "its images (the first: {first}) are neither beside it, nor in a folder there"
         ))),
@@ -444,6 +450,20 @@ pub(crate) fn pictures_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_first_image_that_is_missing_does_not_hide_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = folder.path().join("list.json");
+        let image = folder.path().join("elsewhere").join("a.png");
+        std::fs::create_dir(image.parent().unwrap()).unwrap();
+        std::fs::write(&image, "").unwrap();
+        let names = ["missing.png".to_owned(), image.display().to_string()];
+        let found = pictures_of(&list, &names, None, "data.vqa.train.images").unwrap();
+        assert_eq!(found, folder.path());
+        let error = pictures_of(&list, &names[..1], None, "data.vqa.train.images").unwrap_err();
+        assert!(error.to_string().contains("neither beside it"), "{error}");
+    }
 
     #[test]
     fn what_needs_settings_is_named_with_them() {

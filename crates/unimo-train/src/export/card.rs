@@ -7,6 +7,7 @@ mod parts;
 mod tables;
 
 use std::fmt::Write;
+use std::path::Path;
 
 use serde_json::{Map, Value};
 use unimo_data::DataConfig;
@@ -18,6 +19,7 @@ use self::parts::{family, image_size, parts};
 use self::tables::{grouped, numbers, retrieval, spelled};
 use crate::pretrained::NetworkConfig;
 use crate::recipe::Recipe;
+use crate::recipe::init::InitConfig;
 
 /// What reads an export besides unimo.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -306,8 +308,22 @@ impl Card<'_> {
                 .collect();
             rows.push(("stages", stages.join(", ")));
         }
-        if recipe.init.is_some() {
-            rows.push(("starts from", "weights of another model".to_owned()));
+        if let Some(init) = &recipe.init {
+            rows.push(("starts from", origins(init)));
+        }
+        if !train.freeze.is_empty() {
+            rows.push(("frozen", train.freeze.join(", ")));
+        }
+        if let Some(lora) = &train.lora {
+            let mut value = format!(
+                "adapters of rank {} on {}",
+                lora.rank,
+                lora.layers.join(", ")
+            );
+            if !lora.also.is_empty() {
+                value += &format!("; {} learned whole", lora.also.join(", "));
+            }
+            rows.push(("LoRA", value));
         }
         if let Some(version) = facts.get("versions").and_then(|all| all["unimo"].as_str()) {
             rows.push(("unimo", version.to_owned()));
@@ -555,6 +571,30 @@ fn without_folders(text: &str) -> String {
         }
     });
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// What a model started from. Of a path its last part is told, which says what it is and not where it was.
+fn origins(init: &InitConfig) -> String {
+    let parts = [
+        ("", &init.whole),
+        ("text encoder of ", &init.text),
+        ("image encoder of ", &init.image),
+        ("single stream of ", &init.joint),
+    ];
+    let told = parts.into_iter().filter_map(|(what, given)| {
+        let given = given.as_ref()?;
+        let (_, place) = given.split_once(':').unwrap_or(("", given));
+        let path = Path::new(place);
+        let name = path
+            .file_name()
+            .filter(|_| path.exists() || path.is_absolute());
+        let name = name.map_or_else(
+            || place.to_owned(),
+            |name| name.to_string_lossy().into_owned(),
+        );
+        Some(format!("{what}{name}"))
+    });
+    told.collect::<Vec<String>>().join(", ")
 }
 
 #[cfg(test)]
