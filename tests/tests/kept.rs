@@ -112,18 +112,19 @@ fn a_resumed_training_finds_what_was_kept_and_does_without_it() {
     }
 }
 
-/// Adapters that learn nothing from the losses are said, and end no run.
+/// Adapters that could learn nothing are refused before a run begins.
 #[test]
-fn a_loss_that_nothing_learns_from_is_no_panic() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+fn a_loss_that_nothing_learns_from_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let set = [
-        "train.freeze=[\"backbone.image\"]",
-        "train.lora={ layers = [\"backbone.image\"], rank = 2, alpha = 2.0 }",
-        "train.steps=1",
-    ];
-    let run = train(folder.path(), "nothing", &set);
-    assert_eq!(losses(&run).len(), 1);
+    let lora = "train.lora={ layers = [\"backbone.image\"], rank = 2, alpha = 2.0 }";
+    let changes = [&FEW, &["train.freeze=[\"backbone.image\"]", lora][..]].concat();
+    let run = folder.path().join("nothing");
+    let error = training::start(&small::recipe(&changes), &run, &small::options()).unwrap_err();
+    assert!(
+        error.to_string().contains("holds all of it still"),
+        "{error}"
+    );
+    assert!(!run.exists(), "nothing is left of a refused run");
 }
 
 #[test]

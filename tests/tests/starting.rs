@@ -332,9 +332,6 @@ fn what_will_not_learn_is_said() {
     let (_, account) = started(&parts(&[]).unwrap()).unwrap();
     assert!(!account.contains("never learn"), "{account}");
     assert!(!account.contains("data.tokenizer is trained"), "{account}");
-    let trained = parts(&["data.tokenizer={ kind = \"train\", vocab_size = 43 }"]);
-    let (_, account) = started(&trained.unwrap()).unwrap();
-    assert!(account.contains("data.tokenizer is trained"), "{account}");
 
     let lora = "train.lora={ layers = [\"backbone.text\"], rank = 2, alpha = 4.0, also = [\"objectives.itc\"] }";
     parts(&[lora])
