@@ -77,7 +77,7 @@ pub fn run(
         options,
         say,
     )?);
-    if retrieval::is_possible(recipe) || recipe.eval.captions.is_some() {
+    if recipe.retrieves() || recipe.eval.captions.is_some() {
         records.extend(of_pairs(&opened, &splits, options, say)?);
     }
     // These do not depend on the data of the pairs.
@@ -111,7 +111,7 @@ pub fn run(
 
 /// Checks that what is asked of retrieval would change something.
 fn check(options: &Options, recipe: &Recipe) -> Result<(), ConfigError> {
-    let possible = retrieval::is_possible(recipe);
+    let possible = recipe.retrieves();
     ConfigError::unless(
         options.folds.is_none() || possible,
         "--folds",
@@ -124,7 +124,7 @@ fn check(options: &Options, recipe: &Recipe) -> Result<(), ConfigError> {
         options.full_itm,
         "must be absent: no text is scored with an image without a matching head, [objectives.itm] or [objectives.ranking]",
     )?;
-    let ranks_again = recipe.objectives.itc.is_some() && recipe.objectives.scores_pairs();
+    let ranks_again = recipe.ranks_again();
     const NEEDS: &str = "must be absent: without a contrast, [objectives.itc], and a matching head, [objectives.itm] or \
                          [objectives.ranking], nothing is ranked again";
     ConfigError::unless(
@@ -176,7 +176,7 @@ fn of_pairs(
             ..record
         }));
     };
-    if retrieval::is_possible(recipe) {
+    if recipe.retrieves() {
         let whole = Retrieval::whole(set.clone());
         let found = whole.evaluate(&weights, say)?;
         let scored = found.first().map(|record| record.scored.clone());

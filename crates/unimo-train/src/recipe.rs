@@ -292,12 +292,13 @@ impl Recipe {
             folder: path.parent(),
             overrides,
         })?;
+        let table: Table = text.parse().unwrap_or_default();
         // With `--data`, it is on purpose that the recipe's own source is not read.
-        if let (None, Ok(table)) = (&overrides.data, text.parse::<Table>()) {
+        if overrides.data.is_none() {
             notes.extend(overrides::unread_tables(&table, &recipe));
         }
         // A file that stands by itself has to have some of these keys.
-        if let Some(table) = text.parse::<Table>().ok().filter(extends::is_based) {
+        if extends::is_based(&table) {
             notes.extend(overrides::idle_keys(&table, &recipe));
         }
         Ok((recipe, notes))

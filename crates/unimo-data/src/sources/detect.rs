@@ -402,10 +402,10 @@ pub(crate) fn pictures_of(
             ),
         });
     }
-    let there = names.iter().filter(|name| absolute(name)).any(|name| {
-        let path = paths::resolve(own, name);
-        path.is_ok_and(|path| path.is_file())
-    });
+    let there = || {
+        let mut absolute = names.iter().filter(|name| absolute(name));
+        absolute.any(|name| paths::resolve(own, name).is_ok_and(|path| path.is_file()))
+    };
     let mut found = Vec::new();
     for folder in [Some(own), own.parent()].into_iter().flatten() {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -432,7 +432,7 @@ pub(crate) fn pictures_of(
     match found.as_slice() {
         [folder] => Ok(folder.clone()),
         // The others are there, and those that are not are unusable rows, wherever they would be.
-        [] if there => Ok(own.to_owned()),
+        [] if there() => Ok(own.to_owned()),
         [] => Err(wrong(format!(
             "its images (the first: {first}) are neither beside it, nor in a folder there"
         ))),

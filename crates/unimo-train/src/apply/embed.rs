@@ -140,9 +140,8 @@ struct Inputs {
 
 impl Inputs {
     fn open(args: &EmbedArgs) -> Result<Self, TrainError> {
-        let all = [&args.images, &args.texts].map(|path| path.as_deref());
-        let [images, texts] = all.map(|path| path.into_iter().collect::<Vec<&Path>>());
-        args.columns.fit(&images, &texts)?;
+        let [images, texts] = [&args.images, &args.texts].map(|path| path.as_deref());
+        args.columns.fit(images.as_slice(), texts.as_slice())?;
         let pictures = args.images.as_ref();
         let pictures = pictures.map(|given| PictureList::open(given, &args.columns, args.split));
         let texts = args.texts.as_ref();

@@ -122,10 +122,9 @@ pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
             )));
         }
     }
-    let all = [&args.images, &args.texts].map(|path| path.as_deref());
-    let [images, texts] = all.map(|path| path.into_iter().collect::<Vec<&Path>>());
-    args.columns.fit(&images, &texts)?;
-    if let (Some(split), true, true) = (args.split, images.is_empty(), texts.is_empty()) {
+    let [images, texts] = [&args.images, &args.texts].map(|path| path.as_deref());
+    args.columns.fit(images.as_slice(), texts.as_slice())?;
+    if let (Some(split), None, None) = (args.split, images, texts) {
         return Err(TrainError::Check(format!(
             "--split {} is for a data set, --images or --texts: an index is searched whole",
             split.name()

@@ -209,7 +209,7 @@ fn retrieval_set(
     held_out: &HeldOut<'_>,
     say: &mut dyn FnMut(String),
 ) -> Result<Option<EvalSet>, TrainError> {
-    if !retrieval::is_possible(recipe) {
+    if !recipe.retrieves() {
         // A task is not meant to retrieve.
         if held_out.targets.is_some() {
             return Ok(None);
@@ -301,7 +301,7 @@ fn select_wrong(recipe: &Recipe) -> Option<ConfigError> {
     let of = select.split('.').next().unwrap_or_default();
     let mut names: Vec<String> = Vec::new();
     let mut others = false;
-    if retrieval::is_possible(recipe) {
+    if recipe.retrieves() {
         names.push(retrieval::MEAN_RECALL.to_owned());
     }
     if let Some(task) = Task::of(recipe) {

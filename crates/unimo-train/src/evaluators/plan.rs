@@ -266,7 +266,7 @@ mod tests {
             for (pictures, texts) in [(300, 300), (1000, 5000), (5000, 25_000)] {
                 let recipe = recipe(built_in.name, &[]);
                 // Tasks and what only writes captions retrieve nothing.
-                if !crate::evaluators::retrieval::is_possible(&recipe) {
+                if !recipe.retrieves() {
                     continue;
                 }
                 let plan = Plan::new(&recipe, pictures, texts).unwrap();

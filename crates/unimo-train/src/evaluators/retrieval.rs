@@ -32,11 +32,6 @@ pub const MEAN_RECALL: &str = "retrieval.mean_recall";
 /// Number of pairs above which an evaluation shows its progress; a small model scores so many in a minute on a CPU.
 const LONG_EVALUATION: usize = 50_000;
 
-/// Whether a recipe trains an objective that retrieval can use.
-pub fn is_possible(recipe: &Recipe) -> bool {
-    recipe.objectives.itc.is_some() || recipe.objectives.scores_pairs()
-}
-
 /// Retrieval over a run's held-out split, planned to cost little compared with training.
 pub struct Retrieval {
     all: EvalSet,

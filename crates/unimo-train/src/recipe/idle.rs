@@ -15,14 +15,6 @@ pub(crate) struct Idle {
     pub why: &'static str,
 }
 
-impl Idle {
-    /// Whether a key is this one, or below it.
-    pub fn covers(self, key: &str) -> bool {
-        let rest = key.strip_prefix(self.key);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    }
-}
-
 /// What is done to pixels.
 const OF_IMAGES: [&str; 5] = [
     "data.image_size",
@@ -48,13 +40,12 @@ pub(crate) fn of(recipe: &Recipe) -> Vec<Idle> {
         !recipe.model.reads_images(),
     );
     add(&OF_TEXTS, "no objective reads texts", !recipe.reads_texts());
-    let ranks_again = recipe.objectives.itc.is_some() && recipe.objectives.scores_pairs();
     add(
         &["eval.shortlist", "eval.united_shortlists"],
         "without a contrast, [objectives.itc], and a matching head, nothing is ranked again",
-        !ranks_again,
+        !recipe.ranks_again(),
     );
-    let possible = recipe.objectives.itc.is_some() || recipe.objectives.scores_pairs();
+    let possible = recipe.retrieves();
     add(
         &["eval.during", "eval.share"],
         "nothing is retrieved",

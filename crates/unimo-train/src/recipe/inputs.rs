@@ -6,6 +6,16 @@ use unimo_objectives::request::{Inputs, SliceForm, What};
 use super::Recipe;
 
 impl Recipe {
+    /// Whether it trains an objective that retrieval can use.
+    pub(crate) fn retrieves(&self) -> bool {
+        self.objectives.itc.is_some() || self.objectives.scores_pairs()
+    }
+
+    /// Whether a matching head ranks again what a contrast has found.
+    pub(crate) fn ranks_again(&self) -> bool {
+        self.objectives.itc.is_some() && self.objectives.scores_pairs()
+    }
+
     /// Whether an objective reads texts.
     pub(crate) fn reads_texts(&self) -> bool {
         let each = self.objectives.each().into_iter();

@@ -8,6 +8,7 @@ use std::fmt;
 
 use toml::{Table, Value};
 use unimo_data::SourceKind;
+use unimo_encoders::names::covers;
 
 use crate::error::TrainError;
 use crate::recipe::Recipe;
@@ -202,7 +203,7 @@ pub(crate) fn idle(settings: &[Setting], recipe: &Recipe) -> Vec<String> {
     given
         .filter_map(|setting| {
             let key = setting.key.to_string();
-            let found = idle.iter().find(|idle| idle.covers(&key))?;
+            let found = idle.iter().find(|idle| covers(idle.key, &key))?;
             Some(format!(
                 "--set {} changes nothing: {}",
                 setting.given, found.why
@@ -215,7 +216,7 @@ pub(crate) fn idle(settings: &[Setting], recipe: &Recipe) -> Vec<String> {
 pub(crate) fn idle_keys(table: &Table, recipe: &Recipe) -> Vec<String> {
     let given = flat(table);
     let idle = idle::of(recipe).into_iter();
-    let idle = idle.filter(|idle| given.keys().any(|key| idle.covers(key)));
+    let idle = idle.filter(|idle| given.keys().any(|key| covers(idle.key, key)));
     idle.map(|idle| format!("{} changes nothing: {}", idle.key, idle.why))
         .collect()
 }

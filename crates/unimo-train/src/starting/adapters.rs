@@ -14,10 +14,6 @@ pub(super) fn idle(
     ours: &[String],
 ) -> Vec<ConfigError> {
     let frozen = |name: &str| recipe.train.freeze.iter().any(|f| covers(f, name));
-    let within = |pattern: &str, names: &[String]| -> Vec<String> {
-        let names = names.iter().filter(|name| covers(pattern, name));
-        names.cloned().collect()
-    };
     let of_layers = config
         .layers
         .iter()
@@ -26,8 +22,9 @@ pub(super) fn idle(
     of_layers
         .chain(of_also)
         .filter_map(|(key, pattern, names)| {
-            let named = within(pattern, names);
-            let idle = !named.is_empty() && named.iter().all(|name| frozen(name));
+            let named = names.iter().filter(|name| covers(pattern, name));
+            let mut named = named.peekable();
+            let idle = named.peek().is_some() && named.all(|name| frozen(name));
             let checked = ConfigError::unless(
                 !idle,
                 key,
