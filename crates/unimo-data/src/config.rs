@@ -470,6 +470,19 @@ impl DataConfig {
     /// The local files and folders that the chosen source, the tokenizer, regions, codes, concepts and dictionaries name and that do not exist. Patterns of
     /// file names and URLs are not looked for, nor a tokenizer's relative path, which may be a Hugging Face id.
     pub fn missing(&self) -> Vec<PathBuf> {
+        let mut named = self.named_paths();
+        named.retain(|path| {
+            let text = path.to_string_lossy();
+            let plain = !text.contains("://") && !text.contains(['{', '*', '?']);
+            plain && !text.is_empty() && !path.exists()
+        });
+        named.dedup();
+        named
+    }
+
+    /// Everything that the chosen source, the tokenizer, regions, codes, concepts and dictionaries name: files, folders, patterns and URLs,
+    /// but no relative path of a tokenizer, which may be a Hugging Face id.
+    pub fn named_paths(&self) -> Vec<PathBuf> {
         let mut config = self.clone();
         let mut named: Vec<PathBuf> = Vec::new();
         if let Ok(mut source) = config.chosen() {
@@ -488,12 +501,6 @@ impl DataConfig {
         named.extend(concepts.map(|path| path.clone()));
         let switch = config.switch.iter_mut().flat_map(SwitchConfig::paths);
         named.extend(switch.map(|path| path.clone()));
-        named.retain(|path| {
-            let text = path.to_string_lossy();
-            let plain = !text.contains("://") && !text.contains(['{', '*', '?']);
-            plain && !text.is_empty() && !path.exists()
-        });
-        named.dedup();
         named
     }
 
@@ -589,7 +596,13 @@ impl DataConfig {
             Kind::Questions(names) => {
                 let given = self.vqa.as_ref().map(|vqa| &vqa.train);
                 let images = given.map(|train| &*train.images);
-                let images = pictures_of(&path, &names, images, "data.vqa.train.images")?;
+                let numbered = given.is_some_and(|train| train.image.is_some());
+                let images = match images {
+                    // Image ids, from which the recipe's template makes names.
+                    Some(images) if names.is_empty() && numbered => images.to_owned(),
+                    _ if names.is_empty() => return Err(detect::no_image_of(&path)),
+                    images => pictures_of(&path, &names, images, "data.vqa.train.images")?,
+                };
                 let train = VqaPart {
                     questions: path,
                     annotations: given.and_then(|train| train.annotations.clone()),

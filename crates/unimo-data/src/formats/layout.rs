@@ -4,11 +4,12 @@ use std::io::Read;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use crate::error::DataError;
 use crate::formats::encoding::BUFFER;
 use crate::formats::json::{each_of_file, parse};
-use crate::formats::rows::{Layout, Lines, ListFormat, Quotes, each_line, record};
+use crate::formats::rows::{Layout, Lines, ListFormat, Quotes, each_line, named, record};
 use crate::store::open_regular;
 
 /// Possible delimiters between columns.
@@ -111,6 +112,33 @@ fn by_header(start: &[u8], quotes: Quotes, fits: &dyn Fn(&[String]) -> bool) -> 
     layouts
         .into_iter()
         .find(|layout| header(start, *layout).is_some_and(|cells| fits(&cells)))
+}
+
+/// The layout of a file of columns that has a column of this name; `None` for JSON, and for everything that is no list.
+pub(crate) fn with_column(start: &[u8], name: &str) -> Option<Layout> {
+    if foreign(start).is_some() || of_json(start).is_some() {
+        return None;
+    }
+    by_header(start, Quotes::Csv, &|cells| {
+        cells.iter().any(|cell| cell.trim() == name)
+    })
+}
+
+/// The first rows of a file of columns, as far as they can be read.
+pub(crate) fn first_rows(start: &[u8], layout: Layout, most: usize) -> Vec<Map<String, Value>> {
+    let mut lines = Lines::new(start);
+    let mut next = || {
+        lines
+            .next_record(layout)
+            .ok()?
+            .and_then(|(_, cells)| cells.ok())
+    };
+    let Some(header) = next() else {
+        return Vec::new();
+    };
+    let rows = std::iter::from_fn(next).take(most);
+    rows.filter_map(|cells| named(&header, cells).ok()?)
+        .collect()
 }
 
 fn header(start: &[u8], layout: Layout) -> Option<Vec<String>> {

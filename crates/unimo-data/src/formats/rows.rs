@@ -305,7 +305,7 @@ fn object_noting(bytes: &[u8], line: u32, repeated: &mut Repeated) -> Object {
 }
 
 /// Cells by their columns' names.
-fn named(header: &[String], cells: Vec<String>) -> Object {
+pub(crate) fn named(header: &[String], cells: Vec<String>) -> Object {
     if cells.len() == 1 && cells[0].trim().is_empty() {
         return Ok(None);
     }

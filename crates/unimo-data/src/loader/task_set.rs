@@ -210,7 +210,7 @@ impl TaskSet {
     }
 
     /// What is known of a sample without its image; a damaged one gives its place alone.
-    fn row(&self, number: usize) -> TaskRow {
+    pub fn row(&self, number: usize) -> TaskRow {
         let index = self.index(number);
         let texts = self.each.captions(self.split(), index).unwrap_or_default();
         TaskRow {

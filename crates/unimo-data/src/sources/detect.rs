@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::error::DataError;
 use crate::formats::json::{first_elements, parse};
-use crate::formats::layout::{foreign, start_of};
+use crate::formats::layout::{first_rows, foreign, start_of, with_column};
 use crate::sources::pack;
 use crate::sources::splits::Split;
 use crate::store;
@@ -41,6 +41,10 @@ const TARS: [&str; 4] = [".tar", ".tgz", ".tar.gz", ".tar.zst"];
 const METADATA: [&str; 2] = ["metadata.jsonl", "metadata.csv"];
 /// Number of an array's elements that are looked at.
 const FIRST: u64 = 5;
+/// Number of different images that are looked for.
+const MOST_IMAGES: usize = 100;
+/// Number of a list's elements whose images are looked for, if those of the first ones are nowhere: many questions may be asked of one image.
+const SAMPLED: u64 = 1000;
 
 /// Recognises what lies at a path.
 ///
@@ -74,8 +78,25 @@ pub(crate) fn kind_of(path: &Path) -> Result<Kind, DataError> {
     match text.trim_ascii_start().first() {
         Some(b'{') => of_object(path, text),
         Some(b'[') => of_array(path),
-        _ => Ok(Kind::Pairs(path.to_owned())),
+        _ => Ok(of_columns(path, &start)),
     }
+}
+
+/// Recognises a file of columns by its header.
+fn of_columns(path: &Path, start: &[u8]) -> Kind {
+    let Some(layout) = with_column(start, "question") else {
+        return Kind::Pairs(path.to_owned());
+    };
+    let rows = first_rows(start, layout, SAMPLED as usize);
+    let of_image = rows.first().is_some_and(|row| {
+        let has = |key: &str| row.contains_key(key);
+        (has("image") || has("image_id")) && !has("caption")
+    });
+    if !of_image {
+        return Kind::Pairs(path.to_owned());
+    }
+    let names = rows.iter().filter_map(|row| row.get("image")?.as_str());
+    Kind::Questions(names.map(str::to_owned).collect())
 }
 
 /// What a file holds in which no row is a usable pair; `None` if nothing better is known.
@@ -178,11 +199,11 @@ fn of_object(path: &Path, start: &[u8]) -> Result<Kind, DataError> {
     let line = line.split(|byte| *byte == b'\n').next().unwrap_or(line);
     match parse::<Map<String, Value>>(line) {
         // COCO files are mostly one line.
-        Ok(row) if !row.values().any(is_table) => return of_row(path, &row),
+        Ok(row) if !row.values().any(is_table) => return of_row(path, &row, start),
         _ => {}
     }
     // If the file is not a single object, it is a list whose first row is long or broken.
-    let Ok(arrays) = first_elements(path, FIRST) else {
+    let Ok(arrays) = first_elements(path, SAMPLED) else {
         return Ok(Kind::Pairs(path.to_owned()));
     };
     let elements = |key: &str| {
@@ -192,7 +213,8 @@ fn of_object(path: &Path, start: &[u8]) -> Result<Kind, DataError> {
             .map(|(_, elements)| elements.as_slice())
     };
     let has = |array: &str, key: &str| {
-        elements(array).is_some_and(|all| all.iter().any(|element| element.get(key).is_some()))
+        let mut first = elements(array).into_iter().flatten().take(FIRST as usize);
+        first.any(|element| element.get(key).is_some())
     };
     if has("images", "sentences") {
         let names = elements("images").unwrap_or_default().iter();
@@ -270,8 +292,8 @@ fn is_table(value: &Value) -> bool {
         .is_some_and(|elements| elements.iter().any(Value::is_object))
 }
 
-/// Recognises a list by one of its rows.
-fn of_row(path: &Path, row: &Map<String, Value>) -> Result<Kind, DataError> {
+/// Recognises a list by its first row; `start` begins with it.
+fn of_row(path: &Path, row: &Map<String, Value>, start: &[u8]) -> Result<Kind, DataError> {
     let has = |key: &str| row.contains_key(key);
     if has("sentence") && has("label") && (has("identifier") || has("images")) {
         return Err(needs(
@@ -282,10 +304,10 @@ fn of_row(path: &Path, row: &Map<String, Value>) -> Result<Kind, DataError> {
         ));
     }
     if has("question") && !has("caption") {
-        let name = row.get("image").and_then(Value::as_str);
-        return Ok(Kind::Questions(
-            name.into_iter().map(str::to_owned).collect(),
-        ));
+        // The last line of the start may be cut.
+        let rows = start.split(|byte| *byte == b'\n').take(SAMPLED as usize);
+        let names = rows.filter_map(|row| image_of(&parse(row.trim_ascii()).ok()?));
+        return Ok(Kind::Questions(names.collect()));
     }
     if has("gold_label") && has("sentence2") {
         return Err(needs(
@@ -300,10 +322,11 @@ fn of_row(path: &Path, row: &Map<String, Value>) -> Result<Kind, DataError> {
 
 fn of_array(path: &Path) -> Result<Kind, DataError> {
     // The source reports a broken file, and where it is broken.
-    let Ok(arrays) = first_elements(path, FIRST) else {
+    let Ok(arrays) = first_elements(path, SAMPLED) else {
         return Ok(Kind::Pairs(path.to_owned()));
     };
-    let elements: Vec<&Value> = arrays.iter().flat_map(|(_, elements)| elements).collect();
+    let all: Vec<&Value> = arrays.iter().flat_map(|(_, elements)| elements).collect();
+    let elements = &all[..all.len().min(FIRST as usize)];
     if elements.iter().any(|element| element.is_array()) {
         return Err(needs(
             path,
@@ -326,12 +349,15 @@ fn of_array(path: &Path) -> Result<Kind, DataError> {
         return Err(wants(path, "expressions of RefCOCO", settings));
     }
     if has("question") && !has("caption") {
-        let names = elements
-            .iter()
-            .filter_map(|element| Some(element.get("image")?.as_str()?.to_owned()));
+        let names = all.iter().filter_map(|question| image_of(question));
         return Ok(Kind::Questions(names.collect()));
     }
     Ok(Kind::Pairs(path.to_owned()))
+}
+
+/// The image of a question, as it is named.
+fn image_of(question: &Value) -> Option<String> {
+    Some(question.get("image")?.as_str()?.to_owned())
 }
 
 /// The error for a format that needs settings.
@@ -354,12 +380,46 @@ fn wants(path: &Path, what: &str, settings: &str) -> DataError {
     }
 }
 
+/// The error for questions that do not name their images.
+pub(crate) fn no_image_of(path: &Path) -> DataError {
+    DataError::Manifest {
+        path: path.to_owned(),
+        reason: "none of its first questions has `image`, the path of an image. With `image_id` instead, say what files are called and where \
+                 they are: --set data.vqa.train.image=NAME_{id}.png --set data.vqa.train.images=FOLDER"
+            .to_owned(),
+    }
+}
+
 /// The folder of a list's images: the given one, the list's own, a folder inside it or a folder beside it.
+///
+/// The first images decide. If they are nowhere, others are looked for: those that are missing are unusable rows.
 ///
 /// # Errors
 ///
 /// No folder or more than one has the images; the error names the setting to give.
 pub(crate) fn pictures_of(
+    list: &Path,
+    names: &[String],
+    given: Option<&Path>,
+    key: &str,
+) -> Result<PathBuf, DataError> {
+    let mut different: Vec<String> = Vec::new();
+    for name in names {
+        if different.len() < MOST_IMAGES && !different.contains(name) {
+            different.push(name.clone());
+        }
+    }
+    let first = &different[..different.len().min(FIRST as usize)];
+    folder_with(list, first, given, key).or_else(|error| {
+        let more = different.len() > first.len();
+        more.then(|| folder_with(list, &different, given, key).ok())
+            .flatten()
+            .ok_or(error)
+    })
+}
+
+/// The folder that has one of these images at least.
+fn folder_with(
     list: &Path,
     names: &[String],
     given: Option<&Path>,
@@ -415,6 +475,10 @@ pub(crate) fn pictures_of(
             .filter(|path| path.is_dir())
             .collect();
         inside.sort();
+        // Paths relative to the list are the usual ones.
+        if folder == own && has(own) {
+            return Ok(own.to_owned());
+        }
         inside.insert(0, folder.to_owned());
         found.extend(inside.into_iter().filter(|folder| has(folder)));
         if anywhere {
@@ -463,6 +527,39 @@ mod tests {
         assert_eq!(found, folder.path());
         let error = pictures_of(&list, &names[..1], None, "data.vqa.train.images").unwrap_err();
         assert!(error.to_string().contains("neither beside it"), "{error}");
+    }
+
+    /// Ten questions a list asks of one image, as VQA's lists do, and that image is missing.
+    #[test]
+    fn questions_of_one_missing_image_do_not_hide_those_of_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = folder.path().join("images");
+        std::fs::create_dir(&images).unwrap();
+        std::fs::write(images.join("b.png"), "").unwrap();
+        let rows: Vec<String> = (0..20)
+            .map(|row| {
+                let image = if row < 10 { "a.png" } else { "b.png" };
+                format!(r#"{{"image": "{image}", "question": "what?", "answer": "{row}"}}"#)
+            })
+            .collect();
+        let columns = (0..20).map(|row| {
+            let image = if row < 10 { "a.png" } else { "b.png" };
+            format!("{image};what, and why?;{row}\n")
+        });
+        let columns = format!("image;question;answer\n{}", columns.collect::<String>());
+        for (name, text) in [
+            ("lines.jsonl", rows.join("\n")),
+            ("array.json", format!("[{}]", rows.join(","))),
+            ("columns.csv", columns),
+        ] {
+            let list = folder.path().join(name);
+            std::fs::write(&list, text).unwrap();
+            let Kind::Questions(names) = kind_of(&list).unwrap() else {
+                panic!("{name} holds questions");
+            };
+            let found = pictures_of(&list, &names, None, "data.vqa.train.images").unwrap();
+            assert_eq!(found, images, "{name}");
+        }
     }
 
     #[test]

@@ -337,6 +337,11 @@ impl Listed {
         Ok(())
     }
 
+    /// Adds a statement of which nothing says whether it is true: that is asked.
+    pub(crate) fn asked(&mut self, row: u32, text: &str, of: Defined<'_>) -> Result<(), String> {
+        self.claim(row, text, TextRole::Question, of)
+    }
+
     /// Adds a statement.
     pub(crate) fn statement(
         &mut self,
@@ -508,6 +513,22 @@ impl Listed {
         // Windows separators count as separators on every system.
         let image = self.texts.get(image).replace('\\', "/");
         hash_path(Stream::Picture, &folder.join(image))
+    }
+
+    /// How many images are in more than one split.
+    fn in_several_splits(&self) -> usize {
+        let mut seen: HashMap<u64, Split> = HashMap::new();
+        let mut shared = HashSet::new();
+        for split in Split::ALL {
+            for number in &self.splits[split] {
+                let row = &self.rows[*number as usize];
+                let image = self.identity(row, row.image);
+                if *seen.entry(image).or_insert(split) != split {
+                    shared.insert(image);
+                }
+            }
+        }
+        shared.len()
     }
 
     /// The name in descriptions.

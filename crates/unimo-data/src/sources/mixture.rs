@@ -361,6 +361,15 @@ impl Source for OneModality {
         self.source.identify(split, index, give)
     }
 
+    fn identify_labels(
+        &self,
+        split: Split,
+        index: usize,
+        give: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), SampleError> {
+        self.source.identify_labels(split, index, give)
+    }
+
     fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
         let name = self.source.image_name(split, index)?;
         Ok(name.filter(|_| self.keep != Kept::Texts))
@@ -606,6 +615,16 @@ impl Source for Mixture {
     ) -> Result<(), SampleError> {
         let (part, index) = self.part(split, index);
         part.identify(split, index, give)
+    }
+
+    fn identify_labels(
+        &self,
+        split: Split,
+        index: usize,
+        give: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), SampleError> {
+        let (part, index) = self.part(split, index);
+        part.identify_labels(split, index, give)
     }
 
     fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {

@@ -13,7 +13,7 @@
 //! images = "nlvr2/dev"
 //! ```
 //!
-//! One JSON object per line or an array of them, whatever the file's name, with `sentence` and `label`. The image is found so:
+//! One JSON object per line or an array of them, whatever the file's name, with `sentence` and `label`, which a test set may lack. The image is found so:
 //!
 //! - NLVR: a list `images` of paths below `images` of the recipe. Several images of one scene are separate samples. Cornell's own
 //!   files lack this list; it has to be added;
@@ -55,7 +55,8 @@ pub struct NlvrPart {
 #[derive(Deserialize)]
 struct Row {
     sentence: String,
-    label: Label,
+    /// Absent in a test set whose labels are not published.
+    label: Option<Label>,
     #[serde(default, deserialize_with = "or_default")]
     images: Vec<String>,
     #[serde(default, deserialize_with = "or_default")]
@@ -102,10 +103,10 @@ impl Part for NlvrPart {
                     let Some(row) = row else {
                         return Ok(());
                     };
-                    let truth = match row.label {
-                        Label::Flag(truth) => truth,
-                        Label::Text(truth) => truth == Truth::True,
-                    };
+                    let truth = row.label.as_ref().map(|label| match label {
+                        Label::Flag(truth) => *truth,
+                        Label::Text(truth) => *truth == Truth::True,
+                    });
                     let sentence = spaced(&row.sentence).ok_or("empty sentence")?;
                     for pictures in row.pictures()? {
                         // The pairs of a set show the same images repeatedly, so they are held out together.
@@ -125,7 +126,10 @@ impl Part for NlvrPart {
                             id: &row.identifier,
                             line: line_number,
                         };
-                        table.statement(number, &sentence, truth, of)?;
+                        match truth {
+                            Some(truth) => table.statement(number, &sentence, truth, of)?,
+                            None => table.asked(number, &sentence, of)?,
+                        }
                     }
                     Ok(())
                 });
@@ -177,6 +181,8 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
+    use unimo_batch::TextRole;
+
     use crate::formats::rows::LONGEST_ROW;
     use crate::sources::fixtures::{NLVR, assert_rejected, captions, folder, open};
     use crate::sources::splits::Split;
@@ -230,5 +236,23 @@ mod tests {
                 ("n.json", 10, "longer than"),
             ],
         );
+    }
+
+    /// As test sets are published.
+    #[test]
+    fn a_statement_without_a_label_is_asked() {
+        let list = r#"{"sentence": "a tower", "images": ["a.png"], "identifier": "1-0"}
+{"sentence": "a dog", "label": null, "images": ["a.png"], "identifier": "1-1"}"#;
+        let folder = folder(&[("n.json", list), ("i/a.png", "2x2")]);
+        let source = open(&folder, NLVR).unwrap();
+        assert!(source.rejected().is_empty());
+        let known = source.annotations(Split::Train, 0).unwrap();
+        assert_eq!(known.roles, [TextRole::Question, TextRole::Question]);
+        let labels: Vec<_> = known
+            .labels
+            .iter()
+            .map(|label| (label.id.as_str(), label.answer.is_none()))
+            .collect();
+        assert_eq!(labels, [("1-0", true), ("1-1", true)]);
     }
 }

@@ -372,6 +372,15 @@ impl Source for WithRegions {
         self.source.identify(split, index, give)
     }
 
+    fn identify_labels(
+        &self,
+        split: Split,
+        index: usize,
+        give: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), SampleError> {
+        self.source.identify_labels(split, index, give)
+    }
+
     /// Samples come without pixels.
     fn offers(&self) -> Offers {
         let whole = self.source.offers();

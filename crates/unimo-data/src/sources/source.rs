@@ -364,6 +364,22 @@ pub trait Source: Send + Sync {
         })
     }
 
+    /// Passes on, piece by piece, what a sample's texts are judged by, as far as [`identify`](Self::identify) leaves it out and it is known
+    /// without reading images or shards: roles, answers, boxes, objects. It gives nothing where that is all part of the identity.
+    ///
+    /// # Errors
+    ///
+    /// As of [`identify`](Self::identify).
+    fn identify_labels(
+        &self,
+        split: Split,
+        index: usize,
+        give: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), SampleError> {
+        let _ = (split, index, give);
+        Ok(())
+    }
+
     /// Passes on, piece by piece, what identifies a sample and is known without reading images or shards. A fingerprint of the data
     /// is made from it. The location of files is not part of it. It is called for every sample when a run begins.
     ///

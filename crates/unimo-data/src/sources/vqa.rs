@@ -16,25 +16,26 @@
 //! image = "{id}.png"
 //! ```
 //!
-//! `questions` has one of four forms: an object with the array `questions`, whose answers are in `annotations`; an object of questions
+//! `questions` has one of these forms: an object with the array `questions`, whose answers are in `annotations`; an object of questions
 //! under their ids, each with `question`, `imageId` and maybe `answer` (GQA); a plain list
 //! `[[question, answer, image id], ...]`; or objects, in a list or one per line, with `question`, `answers` or `answer`, and `image`
-//! (the image's path) or `image_id` (VizWiz, ALBEF); a `split` in them says which split they are of. `image` of the recipe is the image's name, in which `{id:12}` stands for the image id,
+//! (the image's path) or `image_id` (VizWiz, ALBEF); a `split` in them says which split they are of. The same in columns with a header
+//! (DAQUAR's CSV) is read too. `image` of the recipe is the image's name, in which `{id:12}` stands for the image id,
 //! filled with zeros to 12 digits. A sample is an image with all its questions. The questions are the texts that pre-training
 //! reads. None describes its image, so none is a positive of contrast and matching, and none is retrieved
 //! ([`TextRole`](unimo_batch::TextRole)). Each question has its most common answer and, if `annotations` gives them, all answers.
 //! Without `annotations` questions have no answers. In errors the line is the number of the question or of the annotation, from 1.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::DataError;
 use crate::formats::json::{MEMBERS, each_of_file, id, or_default, parse};
-use crate::formats::layout::start_of;
-use crate::formats::rows::each_line;
+use crate::formats::layout::{start_of, with_column};
+use crate::formats::rows::{Item, each_line, each_row};
 use crate::formats::values::Identifier;
 use crate::sources::given::{Held, given};
 use crate::sources::label::Label;
@@ -51,7 +52,7 @@ pub type VqaConfig = Parts<VqaPart>;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VqaPart {
-    /// The questions, or the plain list.
+    /// The questions: JSON, or columns with a header.
     pub questions: PathBuf,
     /// The answers; a plain list contains them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -147,7 +148,12 @@ impl Part for VqaPart {
     const NAME: &'static str = "questions";
 
     fn validate(&self, table: &str) -> Result<(), DataError> {
-        given(table, "questions", &self.questions, "a JSON file")?;
+        given(
+            table,
+            "questions",
+            &self.questions,
+            "a JSON file, or one of columns",
+        )?;
         if let Some(annotations) = &self.annotations {
             given(table, "annotations", annotations, "a JSON file")?;
         }
@@ -173,11 +179,8 @@ impl Part for VqaPart {
         let file = table.file(&self.questions);
         let folders = table.folders(vec![self.images.clone()]);
         let mut rows = HashMap::new();
-        let mut take = |key: &str, number: u64, bytes: Result<&[u8], String>| {
-            if ABOUT.contains(&key) {
-                return;
-            }
-            let asked = bytes.and_then(|bytes| {
+        let mut read = |key: &str, bytes: Result<&[u8], String>| {
+            bytes.and_then(|bytes| {
                 if !["", "questions"].contains(&key) {
                     return member(key, parse(bytes)?, &named);
                 }
@@ -222,7 +225,9 @@ impl Part for VqaPart {
                     label,
                     split: None,
                 })
-            });
+            })
+        };
+        let mut take = |number: u64, asked: Result<Found, String>| {
             let used = asked.and_then(
                 |Found {
                      question,
@@ -276,7 +281,18 @@ impl Part for VqaPart {
                 table.reject(file, number, reason);
             }
         };
-        if in_lines(&self.questions)? {
+        let start = start_of(&self.questions)?;
+        if let Some(layout) = with_column(&start, "question") {
+            each_row(&self.questions, layout, &mut |item| {
+                if let Item::Row(span, row) = item
+                    && let Some(row) = row.transpose()
+                {
+                    let number = span.line.into();
+                    take(number, row.and_then(|row| of_cells(row, &named)));
+                }
+                Ok(())
+            })?;
+        } else if in_lines(&start) {
             each_line(&self.questions, &mut |span, line| {
                 let line = line.as_deref().map_err(ToString::to_string);
                 if line
@@ -284,11 +300,17 @@ impl Part for VqaPart {
                     .is_ok_and(|line| !line.trim_ascii().is_empty())
                     || line.is_err()
                 {
-                    take("", span.line.into(), line.map(<[u8]>::trim_ascii));
+                    let asked = read("", line.map(<[u8]>::trim_ascii));
+                    take(span.line.into(), asked);
                 }
             })?;
         } else {
-            each_of_file(&self.questions, &["", "questions", MEMBERS], &mut take)?;
+            let wanted = ["", "questions", MEMBERS];
+            each_of_file(&self.questions, &wanted, &mut |key, number, bytes| {
+                if !ABOUT.contains(&key) {
+                    take(number, read(key, bytes));
+                }
+            })?;
         }
         if let (Some(path), Some(answers)) = (&self.annotations, answers) {
             let file = table.file(path);
@@ -375,14 +397,27 @@ struct Found {
     split: Option<String>,
 }
 
-/// Whether a file has one question per line.
-fn in_lines(path: &Path) -> Result<bool, DataError> {
-    let start = start_of(path)?;
-    let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&start);
+/// Whether a file that begins so has one question per line.
+fn in_lines(start: &[u8]) -> bool {
+    let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
     let line = start.trim_ascii_start();
     let line = line.split(|byte| *byte == b'\n').next().unwrap_or(line);
     let row = parse::<Map<String, Value>>(line);
-    Ok(row.is_ok_and(|row| row.get("question").is_some_and(Value::is_string)))
+    row.is_ok_and(|row| row.get("question").is_some_and(Value::is_string))
+}
+
+/// A row of columns. An empty cell says nothing.
+fn of_cells(
+    row: Map<String, Value>,
+    named: &dyn Fn(&String) -> Result<String, String>,
+) -> Result<Found, String> {
+    let said = |value: &Value| value.as_str().is_none_or(|text| !text.trim().is_empty());
+    let row = row.into_iter().filter(|(_, value)| said(value));
+    let row = Value::Object(row.collect());
+    whole(
+        serde_json::from_value(row).map_err(|error| error.to_string())?,
+        named,
+    )
 }
 
 fn member(
@@ -533,6 +568,26 @@ mod tests {
                 ("q.json", 2, "empty answer"),
                 ("q.json", 4, "invalid type"),
                 ("q.json", 6, "invalid type"),
+            ],
+        );
+    }
+
+    /// DAQUAR's files.
+    #[test]
+    fn columns_are_read_as_objects_are() {
+        let list =
+            "question,answer,image_id\n\"what, and where?\",chair,0\nwho?,,0\nhow?,red\n,x,0\n";
+        let folder = folder(&[("q.json", list), ("i/0.png", "2x2")]);
+        let source = open(&folder, &format!("{DATA}image = \"{{id}}.png\"\n")).unwrap();
+        let sample = source.sample(Split::Train, 0).unwrap();
+        let first = ("what, and where?".to_owned(), "chair".to_owned());
+        assert_eq!(sample.questions, [first]);
+        assert_eq!(captions(&*source, Split::Train)[0].len(), 2);
+        assert_rejected(
+            &*source,
+            &[
+                ("q.json", 4, "2 columns, but the header has 3"),
+                ("q.json", 5, "missing field `question`"),
             ],
         );
     }

@@ -58,6 +58,13 @@ impl Source for Listed {
                 notes.push(drawn(&self.title(), held, of, "images", self.fraction));
             }
         }
+        let shared = self.in_several_splits();
+        if shared > 0 {
+            notes.push(format!(
+                "{}: {shared} images are in several splits, so that what is held out was seen in training or is tested on",
+                self.title()
+            ));
+        }
         notes
     }
 
@@ -99,6 +106,31 @@ impl Source for Listed {
                 .collect(),
             ..Annotations::default()
         })
+    }
+
+    fn identify_labels(
+        &self,
+        split: Split,
+        index: usize,
+        give: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), SampleError> {
+        let number = self.index(split, index);
+        for said in self.captions.of(number) {
+            let label = Label {
+                // Where it stands in the file is no part of what it says.
+                line: None,
+                ..self.label(said)
+            };
+            if label == Label::default() && said.role == TextRole::Describes {
+                continue;
+            }
+            give(format!("{:?} {label:?}", said.role).as_bytes());
+        }
+        for object in self.objects.of(number) {
+            give(self.texts.get(object.name).as_bytes());
+            give(format!("{:?}", object.bounds).as_bytes());
+        }
+        Ok(())
     }
 
     fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
