@@ -162,6 +162,7 @@ impl Comparison {
         }
         let best_is_last = drop_last_if_best(&mut runs);
         notes.extend(say_unfinished(&runs, &folders));
+        notes.extend(say_partly_scored(&setups, &runs));
         notes.extend(say_not_comparable(candidates, &runs));
         let (seeds, repeated) = statistics::seeds(&setups, &runs);
         notes.extend(repeated);
@@ -434,6 +435,36 @@ fn say_unfinished(runs: &[ComparedRun], folders: &[RunFolder]) -> Vec<String> {
             "{}: {what}; it is shown, and in no mean or difference",
             run.name
         ));
+    }
+    notes
+}
+
+/// Lines on runs whose best weights lack numbers that those of other seeds have: evaluations during training may score less than the last
+/// one, and a mean is of fewer seeds then.
+fn say_partly_scored(setups: &[Setup], runs: &[ComparedRun]) -> Vec<String> {
+    fn of_best(run: &ComparedRun) -> BTreeSet<&Place> {
+        let scores = run.scores.iter().map(|score| &score.place);
+        scores
+            .filter(|place| place.weights == Moment::Best)
+            .collect()
+    }
+    let mut notes = Vec::new();
+    for setup in setups {
+        let finished = || setup.runs.iter().map(|run| &runs[*run]);
+        let finished = || finished().filter(|run| run.finished);
+        let all: BTreeSet<&Place> = finished().flat_map(of_best).collect();
+        for run in finished() {
+            let lacking = all.len() - of_best(run).len();
+            let best = run.best_step.filter(|step| *step < run.steps);
+            if let Some(best) = best.filter(|_| lacking > 0) {
+                notes.push(format!(
+                    "{}: its best weights, of step {best}, lack {lacking} of the {} numbers that those of other seeds have, since less was scored \
+                     during training than after the last step; `unimo eval` scores them whole, and the means of these numbers are of fewer seeds",
+                    run.name,
+                    all.len()
+                ));
+            }
+        }
     }
     notes
 }

@@ -10,5 +10,5 @@ mod run;
 mod sections;
 mod summary;
 
-pub use run::{ReportError, render};
+pub use run::{ReportError, damaged, render};
 pub use sections::gates::gates;

@@ -57,6 +57,17 @@ pub fn render(run: &Path) -> Result<String, ReportError> {
     Ok(page(run, read(run)?))
 }
 
+/// What of the files in a run's folder is damaged and left out of its report, a line each.
+///
+/// # Errors
+/// The folder has no readable `recipe.toml`.
+pub fn damaged(run: &Path) -> Result<Vec<String>, ReportError> {
+    let folder = read(run)?;
+    let torn = folder.torn.iter();
+    let torn = torn.map(|file| format!("the last line of {file} breaks off and is left out"));
+    Ok(folder.problems.iter().cloned().chain(torn).collect())
+}
+
 /// All that the folder holds.
 ///
 /// # Errors

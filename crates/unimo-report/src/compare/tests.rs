@@ -112,6 +112,35 @@ fn seeds_are_averaged_and_setups_are_compared_seed_by_seed() {
     close(paired.error.unwrap(), 0.015);
 }
 
+/// The best weights of one seed are those of step 10, where the contrast of fewer images was scored.
+#[test]
+fn best_weights_that_were_scored_in_part_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    let candidates = two_setups(root.path());
+    let path = candidates[1].folder.join("evals.jsonl");
+    let mut evals: Vec<Value> = fs::read_to_string(&path)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    evals[0]["images"] = json!(50);
+    evals[0]["score"] = json!(0.9);
+    let lines: String = evals.iter().map(|eval| format!("{eval}\n")).collect();
+    fs::write(&path, lines).unwrap();
+    let comparison = Comparison::new(&candidates).unwrap();
+    let said = |name: &str| {
+        let mut notes = comparison.notes.iter();
+        notes.any(|note| note.starts_with(name) && note.contains("its best weights, of step"))
+    };
+    assert!(said("cross-seed1: "), "{:?}", comparison.notes);
+    // Those of the last step are whole.
+    assert!(
+        !said("cross-seed0") && !said("in-seed0"),
+        "{:?}",
+        comparison.notes
+    );
+}
+
 #[test]
 fn scores_have_intervals_and_chance() {
     let root = tempfile::tempdir().unwrap();
