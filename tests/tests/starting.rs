@@ -495,6 +495,24 @@ fn checks_of_recipes_say_what_a_training_refuses() {
     let error = check(&[&format!("init=unimo:{}", run.display())]).unwrap_err();
     let error = error.to_string();
     assert!(error.contains("`model.text.width = "), "{error}");
+    // So are public weights that are on this machine, by their description.
+    let error = check(&[
+        &format!("init.text={}", from("hf/xlm-roberta")),
+        "init.new=[\"backbone.image\", \"backbone.fusion\", \"objectives\"]",
+    ]);
+    let error = error.unwrap_err().to_string();
+    for named in [
+        "contradicts",
+        "`model.text.heads = 4`, the weights have 2",
+        "`model.text.width = 96`",
+    ] {
+        assert!(error.contains(named), "{named}: {error}");
+    }
+    let right = check(&["init.text=no/such/folder"]).unwrap();
+    assert!(
+        right.contains("whether the recipe fits it was not checked"),
+        "{right}"
+    );
     for built_in in BUILT_IN {
         let given = OneRecipe {
             recipe: built_in.name.to_owned(),

@@ -117,6 +117,15 @@ pub fn resolve_description(given: &str) -> Result<PathBuf, TrainError> {
     resolve(given)
 }
 
+/// Where an existing file or folder, or a complete Hugging Face id of the cache lies. Nothing is fetched.
+pub fn here(given: &str) -> Option<PathBuf> {
+    let path = Path::new(given);
+    if path.exists() {
+        return Some(path.to_owned());
+    }
+    Id::parse(given).and_then(|id| cached(&Cache::from_env(), &id))
+}
+
 /// The cache and the server.
 struct Hub {
     cache: Cache,
@@ -141,7 +150,7 @@ impl Hub {
         let id = Id::parse(given).ok_or_else(|| {
             wrong("there is no such file or folder, and it is no Hugging Face id (OWNER/NAME, or OWNER/NAME@REVISION)".to_owned())
         })?;
-        if let Some(folder) = self.cached(&id) {
+        if let Some(folder) = cached(&self.cache, &id) {
             return Ok(folder);
         }
         let place = self.cache.path().display();
@@ -161,20 +170,6 @@ impl Hub {
             "it is no file or folder here and is not in the cache {place}; this program was built without the cargo feature `hub`, \
              which fetches it: `cargo xtask --features hub ...` builds it in"
         )))
-    }
-
-    /// The folder in the cache, if it is complete.
-    fn cached(&self, id: &Id) -> Option<PathBuf> {
-        let cache = self.cache.repo(id.repo());
-        let config = CONFIGS.iter().find_map(|name| cache.get(name))?;
-        let weights = WEIGHTS.iter().find_map(|name| cache.get(name))?;
-        let complete = match shards(&weights) {
-            Some(shards) => shards.iter().all(|name| cache.get(name).is_some()),
-            None => true,
-        };
-        // An interrupted fetch may lack the other files. The weights come last for this reason.
-        (complete && weights.parent() == config.parent())
-            .then(|| config.parent().map(Path::to_owned))?
     }
 
     #[cfg(feature = "hub")]
@@ -204,6 +199,20 @@ impl Hub {
         }
         Ok(config.parent().unwrap_or(Path::new(".")).to_owned())
     }
+}
+
+/// The folder in the cache, if it is complete.
+fn cached(cache: &Cache, id: &Id) -> Option<PathBuf> {
+    let cache = cache.repo(id.repo());
+    let config = CONFIGS.iter().find_map(|name| cache.get(name))?;
+    let weights = WEIGHTS.iter().find_map(|name| cache.get(name))?;
+    let complete = match shards(&weights) {
+        Some(shards) => shards.iter().all(|name| cache.get(name).is_some()),
+        None => true,
+    };
+    // An interrupted fetch may lack the other files. The weights come last for this reason.
+    (complete && weights.parent() == config.parent())
+        .then(|| config.parent().map(Path::to_owned))?
 }
 
 /// The shards that an index names, if the file is an index. Names that point elsewhere are left out here and refused when the index

@@ -371,6 +371,20 @@ impl Recipe {
         recipe.validate(file)?;
         notes.extend(overrides::idle(&settings, &recipe));
         notes.extend(taken);
+        if recipe.init.is_none() && !recipe.train.freeze.is_empty() {
+            notes.push(format!(
+                "train.freeze = {:?} holds new, random weights still: the recipe has no `init`",
+                recipe.train.freeze
+            ));
+        }
+        for (pattern, factor) in &recipe.train.optimizer.lr_factors {
+            if *factor == 0.0 {
+                notes.push(format!(
+                    "train.optimizer.lr_factors.\"{pattern}\" = 0 holds it still, but its gradients are computed: \
+                     train.freeze = [\"{pattern}\"] saves them"
+                ));
+            }
+        }
         Ok((recipe, notes))
     }
 

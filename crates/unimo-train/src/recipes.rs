@@ -10,8 +10,8 @@ use crate::evaluators;
 use crate::model::Model;
 use crate::prepare::training_device;
 use crate::recipe::{BUILT_IN, InitConfig, Overrides, Recipe, keys};
-use crate::starting;
 use crate::starting::own::OwnRun;
+use crate::starting::{self, fits};
 
 /// What `unimo recipes` does.
 #[derive(Debug, Subcommand)]
@@ -24,7 +24,8 @@ pub enum RecipesCommand {
         #[arg(default_value = "")]
         key: String,
     },
-    /// Say everything that is wrong with a recipe, each with its line, and what is not there; neither data nor weights are loaded.
+    /// Say everything that is wrong with a recipe, each with its line, also beside the weights that `init` names, and what is not there;
+    /// neither data nor weights are loaded.
     Check(OneRecipe),
 }
 
@@ -137,6 +138,9 @@ fn wrong_together(recipe: &Recipe) -> Result<Vec<TrainError>, TrainError> {
     {
         found.extend(own.wrong(recipe, init));
     }
+    if let Some(init) = &recipe.init {
+        found.extend(fits::wrong(recipe, init));
+    }
     Ok(found)
 }
 
@@ -158,7 +162,9 @@ fn checked(given: &OneRecipe, recipe: &Recipe) -> String {
         text += &format!("not there now: {}\n", path.display());
     }
     for path in recipe.init.iter().flat_map(InitConfig::missing) {
-        text += &format!("not there now: {path}, which `init` names: a training needs it\n");
+        text += &format!(
+            "not there now: {path}, which `init` names: a training needs it, and whether the recipe fits it was not checked\n"
+        );
     }
     text
 }

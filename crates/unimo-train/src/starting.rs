@@ -20,59 +20,34 @@
 //! `unused` that matches nothing is an error.
 
 mod adapters;
+pub(crate) mod fits;
 pub(crate) mod own;
+mod stream;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use serde::Serialize;
 use toml::{Table, Value};
 use unimo_batch::ConfigError;
 use unimo_core::lora;
 use unimo_core::parameters;
-use unimo_data::{TokenizerConfig, processor};
+use unimo_data::TokenizerConfig;
 use unimo_encoders::backbone::BackboneConfig;
-use unimo_encoders::clip::ClipConfig;
-use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::import::{Allow, Report, import};
 use unimo_encoders::names::{Names, covers};
-use unimo_encoders::public::{best, clip, folder_of, meter};
-use unimo_encoders::text::{TextEncoderConfig, TextTower};
+use unimo_encoders::public::{best, clip, meter};
 use unimo_encoders::weights::Weights;
 
 use crate::error::TrainError;
 use crate::hub;
 use crate::model::Model;
-use crate::pretrained::{self, NetworkConfig, Public};
+use crate::pretrained::{self, Public};
 use crate::recipe::Recipe;
 use crate::recipe::init::{InitConfig, LOGIT_SCALE, Layers, Whole};
 use crate::recipe::overrides::flat;
 use crate::starting::own::OwnRun;
-
-/// A key of the recipe, its value, and the value of the file.
-type Contradiction = (String, String, String);
-
-/// The keys of a section in which recipe and file differ; both have the same names.
-macro_rules! contradictions {
-    ($section:literal, $ours:expr, $theirs:expr, $($key:ident),+ $(,)?) => {{
-        let mut found: Vec<Contradiction> = Vec::new();
-        $(
-            if $ours.$key != $theirs.$key {
-                found.push((
-                    concat!($section, ".", stringify!($key)).to_owned(),
-                    written(&$ours.$key),
-                    written(&$theirs.$key),
-                ));
-            }
-        )+
-        found
-    }};
-}
-
-// After the macro, which it uses.
-mod stream;
 
 /// The ways in which such a checkpoint may spell its names.
 fn spellings(kind: Whole, model: &BackboneConfig) -> Vec<Names> {
@@ -203,7 +178,7 @@ pub(crate) fn wrong_names(recipe: &Recipe, model: &Model) -> Vec<ConfigError> {
                 format_args!("\"{pattern}\""),
                 format_args!(
                     "is the name of no linear layer, nor a beginning; there are {}",
-                    layers.join(", ")
+                    of_any_block(&layers).join(", ")
                 ),
             );
             checked.err()
@@ -303,13 +278,20 @@ const WORDS: &str = "backbone.text.word_embedding.weight";
 /// Share by which a loaded temperature differs from the recipe's at least: f32 keeps no more of its logarithm.
 const SAME_TEMPERATURE: f64 = 1e-5;
 
-/// A value as a recipe has it.
-fn written(value: &(impl Serialize + fmt::Debug)) -> String {
-    match Value::try_from(value) {
-        Ok(Value::Float(_)) => format!("{value:?}"),
-        Ok(value) => value.to_string(),
-        Err(_) => "none".to_owned(),
+/// Names with `*` in the place of numbers, each once.
+fn of_any_block(names: &[String]) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for name in names {
+        let parts = name.split('.').map(|part| match part.parse::<usize>() {
+            Ok(_) => "*",
+            Err(_) => part,
+        });
+        let name = parts.collect::<Vec<_>>().join(".");
+        if !found.contains(&name) {
+            found.push(name);
+        }
     }
+    found
 }
 
 /// The first two parts of the parameters' names.
@@ -334,52 +316,7 @@ fn whole(
 ) -> Result<(Model, Started), TrainError> {
     let (kind, path) = Whole::parse(given).map_err(TrainError::of_recipe)?;
     let path = hub::resolve(path)?;
-    let mut notes = Vec::new();
-    if kind == Whole::Clip {
-        let public = pretrained::describe(&path, None)?;
-        let NetworkConfig::Clip(theirs) = &public.config else {
-            return Err(wrong_kind("init.whole", given, &public, "a CLIP"));
-        };
-        let mut found = clip_contradictions(recipe, theirs);
-        if let Some(ours) = &recipe.model.image {
-            found.extend(image_contradictions(ours, &theirs.image));
-            let (pixels, said) = pixel_contradictions(recipe, &path, &public, &theirs.image)?;
-            found.extend(pixels);
-            notes.extend(said);
-        }
-        agree(&found, &path)?;
-        notes.extend(public.notes.iter().cloned());
-    }
-    let described = folder_of(&path).join("config.json").is_file();
-    if kind == Whole::BridgeTower && described {
-        let public = pretrained::describe(&path, None)?;
-        if let NetworkConfig::Pair { model: theirs, .. } = &public.config {
-            let mut found = text_contradictions(recipe, &theirs.text);
-            if let (Some(ours), Some(theirs)) = (&recipe.model.image, &theirs.image) {
-                found.extend(image_contradictions(ours, theirs));
-                let (pixels, said) = pixel_contradictions(recipe, &path, &public, theirs)?;
-                found.extend(pixels);
-                notes.extend(said);
-            }
-            if let (Some(ours), Some(theirs)) = (&recipe.model.fusion, &theirs.fusion) {
-                found.extend(contradictions!(
-                    "model.fusion",
-                    ours,
-                    theirs,
-                    heads,
-                    feed_forward,
-                    activation,
-                    layer_norm_eps,
-                ));
-            }
-            agree(&found, &path)?;
-        }
-    } else if kind != Whole::Clip {
-        notes.push(format!(
-            "{} says nothing of epsilons, activations and how images are normalised: those of the recipe are taken",
-            path.display()
-        ));
-    }
+    let mut notes = fits::whole(recipe, kind, given, &path)?;
     let mut weights = Weights::open(&path)?;
     matches_something(&allow.unexpected, &mut [&weights].into_iter())?;
     let ours = names_of(&model);
@@ -392,7 +329,7 @@ fn whole(
         && ours < theirs
     {
         let key = "model.fusion.pictures".to_owned();
-        agree(&[(key, ours.to_string(), theirs.to_string())], &path)?;
+        fits::agree(&[(key, ours.to_string(), theirs.to_string())], &path)?;
     }
     let (model, report) = import(model, &mut weights, &names, &allow)?;
     let ranks = |(ours, theirs): &(String, String)| {
@@ -459,22 +396,8 @@ fn parts(
     let mut report = Report::default();
     if let Some(given) = &init.text {
         let path = hub::resolve(given)?;
-        let public = pretrained::describe(&path, None)?;
-        let NetworkConfig::Text(theirs) = &public.config else {
-            return Err(wrong_kind("init.text", given, &public, "a text encoder"));
-        };
+        let (public, theirs) = fits::text(recipe, given, &path)?;
         let ours = &recipe.model.text;
-        if let Some(outside) = &ours.outside {
-            let key = outside.key();
-            return Err(TrainError::of_recipe(ConfigError {
-                key: "init.text".to_owned(),
-                value: format!("\"{given}\""),
-                allowed: format!(
-                    "must be absent with [model.text.{key}]: its weights are of other blocks"
-                ),
-            }));
-        }
-        agree(&text_contradictions(recipe, theirs), &path)?;
         let text_layers = blocks(init, "text", ours.layers, theirs.layers, &mut notes)?;
         files.push(Weights::open(&public.weights)?);
         // Rows of concepts follow the rows of words and are not changed.
@@ -500,26 +423,10 @@ fn parts(
     }
     if let Some(given) = &init.image {
         let path = hub::resolve(given)?;
-        let mut public = pretrained::describe(&path, None)?;
-        if let NetworkConfig::Clip(clip) = &public.config {
-            public.config = NetworkConfig::Image(clip.image.clone());
-            public.spellings = clip::image_spellings();
-        }
-        let NetworkConfig::Image(theirs) = &public.config else {
-            return Err(wrong_kind("init.image", given, &public, "an image encoder"));
-        };
+        let (public, theirs, said) = fits::image(recipe, given, &path)?;
         let (Some(ours), Some(encoder)) = (&recipe.model.image, model.backbone.image.take()) else {
-            return Err(TrainError::of_recipe(ConfigError {
-                key: "init.image".to_owned(),
-                value: format!("\"{given}\""),
-                allowed: "must be absent without [model.image]: its weights are of such an encoder"
-                    .to_owned(),
-            }));
+            return Err(fits::no_image_encoder(given));
         };
-        agree(&image_contradictions(ours, theirs), &path)?;
-        let (pixels, said) = pixel_contradictions(recipe, &path, &public, theirs)?;
-        agree(&pixels, &path)?;
-        notes.extend(public.notes.iter().cloned());
         notes.extend(said);
         let image_layers = blocks(init, "image", ours.layers, theirs.layers, &mut notes)?;
         files.push(Weights::open(&public.weights)?);
@@ -561,14 +468,6 @@ fn parts(
             values: Vec::new(),
         },
     ))
-}
-
-fn wrong_kind(key: &str, given: &str, public: &Public, needed: &str) -> TrainError {
-    TrainError::of_recipe(ConfigError {
-        key: key.to_owned(),
-        value: format!("\"{given}\""),
-        allowed: format!("must be {needed}, and it is {}", public.kind),
-    })
 }
 
 /// Which blocks of a public encoder become ours, with a line about those that do not.
@@ -645,140 +544,4 @@ fn part<M: Module>(
         *own = format!("{field}.{own}");
     }
     Ok((module, report))
-}
-
-/// An encoder may leave out the file's last blocks, but cannot have more blocks than the file.
-fn too_deep(key: &str, ours: usize, theirs: usize) -> Option<Contradiction> {
-    (ours > theirs).then(|| (key.to_owned(), ours.to_string(), theirs.to_string()))
-}
-
-fn text_contradictions(recipe: &Recipe, theirs: &TextEncoderConfig) -> Vec<Contradiction> {
-    let ours = &recipe.model.text;
-    let mut found = contradictions!(
-        "model.text",
-        ours,
-        theirs,
-        width,
-        heads,
-        feed_forward,
-        max_positions,
-        positions,
-        token_types,
-        pad_id,
-        activation,
-        layer_norm_eps,
-    );
-    found.extend(too_deep("model.text.layers", ours.layers, theirs.layers));
-    // With concepts there may be more rows than words.
-    let fits = match recipe.data.concepts {
-        Some(_) => ours.vocab_size >= theirs.vocab_size,
-        None => ours.vocab_size == theirs.vocab_size,
-    };
-    if !fits {
-        let (ours, theirs) = (ours.vocab_size.to_string(), theirs.vocab_size.to_string());
-        found.insert(0, ("model.text.vocab_size".to_owned(), ours, theirs));
-    }
-    found
-}
-
-/// CLIP's text tower and the width of its common space.
-fn clip_contradictions(recipe: &Recipe, theirs: &ClipConfig) -> Vec<Contradiction> {
-    let ours = &recipe.model.text;
-    let mut found = contradictions!(
-        "model.text",
-        ours,
-        theirs.text,
-        vocab_size,
-        width,
-        layers,
-        heads,
-        feed_forward,
-        max_positions,
-        activation,
-        layer_norm_eps,
-    );
-    if ours.tower != TextTower::Clip {
-        found.push((
-            "model.text.tower".to_owned(),
-            "bert".to_owned(),
-            "clip".to_owned(),
-        ));
-    }
-    let prompts = recipe.objectives.prompts.as_ref();
-    let contrast = recipe.objectives.itc.as_ref();
-    let widths = [
-        ("prompts", prompts.map(|prompts| prompts.width)),
-        ("itc", contrast.map(|itc| itc.width)),
-    ];
-    for (key, width) in widths {
-        if let Some(width) = width.filter(|width| *width != theirs.width) {
-            let (key, theirs) = (format!("objectives.{key}.width"), theirs.width.to_string());
-            found.push((key, width.to_string(), theirs));
-        }
-    }
-    found
-}
-
-/// The size of the images may differ, since positions are interpolated.
-fn image_contradictions(
-    ours: &ImageEncoderConfig,
-    theirs: &ImageEncoderConfig,
-) -> Vec<Contradiction> {
-    let mut found = contradictions!(
-        "model.image",
-        ours,
-        theirs,
-        patch_size,
-        width,
-        heads,
-        feed_forward,
-        activation,
-        layer_norm_eps,
-        pre_norm,
-        stem,
-        patch_bias,
-        distillation_token,
-        qkv_bias,
-    );
-    found.extend(too_deep("model.image.layers", ours.layers, theirs.layers));
-    found
-}
-
-/// Mean and deviation of pixels, and notes about them. How an image becomes square is up to the recipe.
-fn pixel_contradictions(
-    recipe: &Recipe,
-    path: &Path,
-    public: &Public,
-    theirs: &ImageEncoderConfig,
-) -> Result<(Vec<Contradiction>, Vec<String>), TrainError> {
-    let folder = folder_of(path);
-    let prepared = processor::find(&folder, public.family, theirs.image_size)?;
-    if prepared.file.is_none() {
-        let note = format!(
-            "no file beside {} says how images are normalised: data.mean and data.std of the recipe are taken",
-            path.display()
-        );
-        return Ok((Vec::new(), vec![note]));
-    }
-    let theirs = &prepared.pictures.spec;
-    let found = contradictions!("data", recipe.data, theirs, mean, std);
-    Ok((found, prepared.notes))
-}
-
-fn agree(contradictions: &[Contradiction], file: &Path) -> Result<(), TrainError> {
-    if contradictions.is_empty() {
-        return Ok(());
-    }
-    let lines: Vec<String> = contradictions
-        .iter()
-        .map(|(key, ours, theirs)| format!("`{key} = {ours}`, the weights have {theirs}"))
-        .collect();
-    Err(TrainError::Recipe {
-        file: "recipe".to_owned(),
-        reason: format!(
-            "contradicts {}, which `init` names: {}",
-            file.display(),
-            lines.join("; ")
-        ),
-    })
 }

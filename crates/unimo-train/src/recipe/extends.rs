@@ -12,7 +12,7 @@ use crate::recipe::BUILT_IN;
 use crate::recipe::overrides::{self, NONE};
 
 /// The key at the top of a recipe.
-const KEY: &str = "extends";
+pub(crate) const KEY: &str = "extends";
 
 /// Whether a recipe's file says what it changes in another one.
 pub(crate) fn is_based(table: &Table) -> bool {

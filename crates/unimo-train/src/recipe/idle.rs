@@ -3,14 +3,16 @@
 //! Recipes inherit such keys from others, where they count, so they are no error. Who gives one with `--set`, or in a file of their own, gets a
 //! line. Keys that cannot be inherited by accident are errors instead: [`Recipe::validate`].
 
+use unimo_encoders::names::covers;
+
 use crate::recipe::train::Decay;
 use crate::recipe::{During, Recipe};
 
 /// A key that nothing reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Idle {
     /// The key, or the table that holds it.
-    pub key: &'static str,
+    pub key: String,
     /// Why it is not read.
     pub why: &'static str,
 }
@@ -30,9 +32,12 @@ const OF_TEXTS: [&str; 2] = ["data.max_text_length", "data.pad"];
 /// The keys that nothing reads.
 pub(crate) fn of(recipe: &Recipe) -> Vec<Idle> {
     let mut found = Vec::new();
-    let mut add = |keys: &[&'static str], why: &'static str, idle: bool| {
-        let all = keys.iter().map(|key| Idle { key, why });
-        found.extend(all.filter(|_| idle));
+    let mut add = |keys: &[&str], why: &'static str, idle: bool| {
+        let all = keys.iter().filter(|_| idle);
+        found.extend(all.map(|key| Idle {
+            key: (*key).to_owned(),
+            why,
+        }));
     };
     add(
         &OF_IMAGES,
@@ -66,6 +71,14 @@ pub(crate) fn of(recipe: &Recipe) -> Vec<Idle> {
         "train.schedule.decay = \"constant\" ends where it begins",
         recipe.train.schedule.decay == Decay::Constant,
     );
+    let frozen = |pattern: &str| recipe.train.freeze.iter().any(|f| covers(f, pattern));
+    for pattern in recipe.train.optimizer.lr_factors.keys() {
+        add(
+            &[&format!("train.optimizer.lr_factors.{pattern}")],
+            "train.freeze holds all of it still",
+            frozen(pattern),
+        );
+    }
     found
 }
 
@@ -119,6 +132,13 @@ mod tests {
             notes("unimo3-tiny", &["train.eval_every=0", "eval.share=0.2"]).len(),
             1
         );
+        let both = [
+            "train.freeze=[\"backbone.text\"]",
+            "train.optimizer.lr_factors={ \"backbone.text.layers\" = 0.1, \"backbone.image\" = 0.5 }",
+        ];
+        let found = notes("unimo3-tiny", &both);
+        let frozen = found.iter().filter(|n| n.contains("holds all of it still"));
+        assert_eq!(frozen.count(), 1, "{found:?}");
     }
 
     #[test]

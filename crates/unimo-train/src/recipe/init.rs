@@ -9,6 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use unimo_batch::ConfigError;
 use unimo_encoders::names::covers;
 
+use crate::hub;
+
 /// `init.layers`: which layers of a deeper encoder a shallower one starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -226,16 +228,16 @@ impl InitConfig {
         )
     }
 
-    /// What it names that is neither there nor a Hugging Face id.
+    /// What it names that is not on this machine: neither a path nor, whole, in the Hugging Face cache.
     pub(crate) fn missing(&self) -> Vec<String> {
         let whole = self
             .whole
             .as_deref()
             .and_then(|whole| whole.split_once(':'));
         let named = whole.map(|(_, path)| path);
-        let parts = [self.text.as_deref(), self.image.as_deref()];
+        let parts = [&self.text, &self.image, &self.joint].map(Option::as_deref);
         let named = named.into_iter().chain(parts.into_iter().flatten());
-        let missing = named.filter(|path| !Path::new(path).exists());
+        let missing = named.filter(|path| hub::here(path).is_none());
         missing.map(str::to_owned).collect()
     }
 

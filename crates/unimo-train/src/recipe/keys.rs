@@ -113,6 +113,47 @@ pub fn explain(given: &str) -> Result<String, TrainError> {
     Ok(keys.told_table(&path, at))
 }
 
+/// The words of other tools for what a key of ours says.
+const OF_OTHERS: [(&str, &str); 10] = [
+    ("learning_rate", "lr"),
+    ("max_steps", "steps"),
+    ("num_steps", "steps"),
+    ("warmup_steps", "warmup"),
+    ("num_workers", "workers"),
+    ("grad_clip", "clip_norm"),
+    ("max_grad_norm", "clip_norm"),
+    ("gradient_accumulation_steps", "accumulation"),
+    ("precision", "dtype"),
+    ("random_seed", "seed"),
+];
+
+/// Most keys that are proposed for a name in the wrong table.
+const PROPOSED: usize = 3;
+
+/// The keys of other tables that have this name, or the name that is ours for it; those of the same section come first.
+pub(crate) fn elsewhere(section: &str, name: &str) -> Vec<String> {
+    let Ok(keys) = serde_json::from_str::<Keys>(JSON) else {
+        return Vec::new();
+    };
+    let ours = OF_OTHERS.iter().find(|(theirs, _)| *theirs == name);
+    let ours = ours.map_or(name, |(_, ours)| ours);
+    let all = keys.all().into_iter();
+    let mut found: Vec<String> = all
+        .filter(|(_, key)| key.name == ours)
+        .map(|(path, _)| path)
+        .collect();
+    // Of what belongs in no section of its own, most is how a model is trained.
+    let first = section.split(['.', '[']).next().filter(|s| !s.is_empty());
+    let near = format!("{}.", first.unwrap_or("train"));
+    let is_near = |path: &String| path.starts_with(&near);
+    found.sort_by_key(|path| !is_near(path));
+    if found.first().is_some_and(is_near) {
+        found.retain(is_near);
+    }
+    found.truncate(PROPOSED);
+    found
+}
+
 impl Keys {
     /// The keys of a table, whatever it says by its tag.
     fn inside(&self, table: &str) -> Vec<&Key> {
@@ -320,6 +361,19 @@ mod tests {
             for part in parts {
                 assert!(told.contains(part), "{key}: {told}");
             }
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_table_is_found_by_its_name_and_by_that_of_other_tools() {
+        for (section, name, paths) in [
+            ("train", "lr", &["train.optimizer.lr"][..]),
+            ("", "steps", &["train.steps"]),
+            ("", "optimizer", &["train.optimizer"]),
+            ("train.optimizer", "learning_rate", &["train.optimizer.lr"]),
+            ("train", "nonsense", &[]),
+        ] {
+            assert_eq!(elsewhere(section, name), paths, "{section} {name}");
         }
     }
 

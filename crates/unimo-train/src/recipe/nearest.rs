@@ -3,6 +3,15 @@
 /// Least similarity (Jaro-Winkler, 0 to 1) of a name that is worth naming.
 const ALIKE: f64 = 0.8;
 
+/// Least similarity of a name that was surely misspelt.
+const CLOSE: f64 = 0.92;
+
+/// Whether one of these names is the given one, misspelt.
+pub(crate) fn is_misspelt<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> bool {
+    let mut known = known.into_iter();
+    known.any(|name| strsim::jaro_winkler(given, name) >= CLOSE)
+}
+
 /// The known name that is most like the given one, if one is like it at all.
 pub(crate) fn nearest<'a>(
     given: &str,
@@ -28,5 +37,7 @@ mod tests {
         assert_eq!(nearest("batchsize", known), Some("batch_size"));
         assert_eq!(nearest("weights", known), None);
         assert_eq!(nearest("", known), None);
+        assert!(is_misspelt("stepz", known) && is_misspelt("batch_sise", known));
+        assert!(!is_misspelt("lr", ["lora", "clip_norm"]));
     }
 }

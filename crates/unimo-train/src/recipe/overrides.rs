@@ -3,7 +3,7 @@
 //! No setting is silently without effect. A key that no recipe can have is an error, even with the value `none`. A table of a
 //! source that is not read is an error. A value that changes nothing, or that a later `--set` replaces, gets a note.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use toml::{Table, Value};
@@ -156,6 +156,7 @@ pub(crate) fn notes(
     let before = base.map(flat);
     let now = flat(recipe);
     let mut notes = Vec::new();
+    let mut new_tables = BTreeSet::new();
     for (at, setting) in settings.iter().enumerate() {
         let Setting { given, key, value } = setting;
         if get(table, key) != value.as_ref() {
@@ -186,7 +187,7 @@ pub(crate) fn notes(
         } else if let (Some(_), Some((_, above))) = (value, key.0.split_last()) {
             let above = Key(above.to_vec()).to_string();
             let data = above.is_empty() || above.starts_with("data.");
-            if !data && under(before, &above).next().is_none() {
+            if !data && under(before, &above).next().is_none() && new_tables.insert(above.clone()) {
                 notes.push(format!(
                     "--set {given}: the recipe had no [{above}] and has one now, with what else is in it by default"
                 ));
@@ -199,24 +200,35 @@ pub(crate) fn notes(
 /// The notes on settings of keys that nothing reads.
 pub(crate) fn idle(settings: &[Setting], recipe: &Recipe) -> Vec<String> {
     let idle = idle::of(recipe);
-    let given = settings.iter().filter(|setting| setting.value.is_some());
-    given
-        .filter_map(|setting| {
-            let key = setting.key.to_string();
-            let found = idle.iter().find(|idle| covers(idle.key, &key))?;
-            Some(format!(
-                "--set {} changes nothing: {}",
-                setting.given, found.why
-            ))
-        })
-        .collect()
+    let mut notes = Vec::new();
+    for setting in settings {
+        let Some(value) = &setting.value else {
+            continue;
+        };
+        let key = setting.key.to_string();
+        let set = flat(&Table::from_iter([(key.clone(), value.clone())]));
+        for found in &idle {
+            let Setting { given, .. } = setting;
+            let why = found.why;
+            if covers(&found.key, &key) {
+                notes.push(format!("--set {given} changes nothing: {why}"));
+            } else if set.keys().any(|key| covers(&found.key, key)) {
+                // A table that is set whole, of which this is a part.
+                notes.push(format!(
+                    "--set {given}: {} changes nothing: {why}",
+                    found.key
+                ));
+            }
+        }
+    }
+    notes
 }
 
 /// Keys of a recipe's file that nothing reads.
 pub(crate) fn idle_keys(table: &Table, recipe: &Recipe) -> Vec<String> {
     let given = flat(table);
     let idle = idle::of(recipe).into_iter();
-    let idle = idle.filter(|idle| given.keys().any(|key| covers(idle.key, key)));
+    let idle = idle.filter(|idle| given.keys().any(|key| covers(&idle.key, key)));
     idle.map(|idle| format!("{} changes nothing: {}", idle.key, idle.why))
         .collect()
 }

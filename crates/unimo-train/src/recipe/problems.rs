@@ -10,9 +10,9 @@ use toml::{Table, Value};
 
 use crate::error::{Problem, TrainError};
 use crate::recipe::lines::Lines;
-use crate::recipe::nearest::nearest;
+use crate::recipe::nearest::{is_misspelt, nearest};
 use crate::recipe::overrides::{self, Key, Setting, get, parse_key, put, take};
-use crate::recipe::{BUILT_IN, Overrides, Recipe, Wrong, extends, own_data, taken};
+use crate::recipe::{BUILT_IN, Overrides, Recipe, Wrong, extends, keys, own_data, taken};
 
 /// Most errors that are told, and most attempts to mend one.
 const MOST: usize = 50;
@@ -87,6 +87,7 @@ impl Search<'_> {
         let Ok(table) = self.given.text.parse::<Table>() else {
             return;
         };
+        let table = self.with_extends(table);
         let mut table = match extends::complete(self.given.file, table, self.given.folder) {
             Ok(table) => table,
             Err(TrainError::Recipe { file, reason }) if file == self.given.file => {
@@ -110,6 +111,25 @@ impl Search<'_> {
         if self.structure(&mut table) {
             self.values(&table);
         }
+    }
+
+    /// Notes a misspelt `extends`, without which everything else would be missing.
+    fn with_extends(&mut self, mut table: Table) -> Table {
+        let near = |name: &&String| nearest(name, [extends::KEY]).is_some();
+        let name = table.keys().find(near).cloned();
+        let is_known = |name: &String| !keys::elsewhere("", name).is_empty();
+        let Some(name) = name.filter(|name| !extends::is_based(&table) && !is_known(name)) else {
+            return table;
+        };
+        if let (Ok(key), Some(value)) = (parse_key(&name), table.remove(&name)) {
+            let told = format!(
+                "`{name}`: there is no such key; did you mean `{}`?",
+                extends::KEY
+            );
+            self.tell(Some(&key), told);
+            table.insert(extends::KEY.to_owned(), value);
+        }
+        table
     }
 
     fn tell(&mut self, key: Option<&Key>, told: String) {
@@ -148,6 +168,10 @@ impl Search<'_> {
                 return false;
             };
             let field = quoted_behind(&wrong.reason, "unknown field `");
+            let elsewhere = field
+                .filter(|field| !is_misspelt(field, allowed(&wrong.reason)))
+                .map(|field| keys::elsewhere(&section(&key, field), field));
+            let elsewhere = elsewhere.unwrap_or_default();
             // What is read by its tag is named as a whole.
             if let Some(field) = field {
                 let inside = key.inside(field);
@@ -155,11 +179,15 @@ impl Search<'_> {
                     key = inside;
                 }
             }
-            self.tell(Some(&key), format!("`{key}`: {}", told(&wrong.reason)));
+            let reason = match &elsewhere[..] {
+                [] => told(&wrong.reason),
+                paths => format!("there is no such key here; did you mean {}?", quoted(paths)),
+            };
+            self.tell(Some(&key), format!("`{key}`: {reason}"));
             let before = table.clone();
             if let Some(field) = field {
                 // Read under the name that was meant, what is in it is judged too.
-                let meant = nearest(field, allowed(&wrong.reason));
+                let meant = nearest(field, allowed(&wrong.reason)).filter(|_| elsewhere.is_empty());
                 let meant = meant.map(|meant| key.beside(meant));
                 let value = get(table, &key).cloned();
                 take(table, &key);
@@ -308,6 +336,19 @@ fn replace(table: &mut Table, key: &Key, value: Option<&Option<Value>>) {
         Some(None) => take(table, key),
         None => {}
     }
+}
+
+/// The table that an unknown key is in. What is read by its tag is named as a whole.
+fn section(key: &Key, field: &str) -> String {
+    let key = key.to_string();
+    let without = key.strip_suffix(field).map(|of| of.trim_end_matches('.'));
+    without.unwrap_or(&key).to_owned()
+}
+
+/// Keys one after the other.
+fn quoted(keys: &[String]) -> String {
+    let each: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+    each.join(" or ")
 }
 
 /// The name behind these words.
@@ -463,6 +504,30 @@ mod tests {
         }
         assert_eq!(found.len(), starts.len(), "{found:#?}");
         assert!(problems(&tiny(), &[]).is_empty());
+    }
+
+    /// A key in the wrong table, or with another tool's name, is one error, which says where it belongs.
+    #[test]
+    fn keys_of_other_tables_are_one_error() {
+        for (set, meant) in [
+            ("train.lr=0.1", "`train.optimizer.lr`"),
+            ("steps=3", "`train.steps`"),
+            ("train.optimizer.learning_rate=0.1", "`train.optimizer.lr`"),
+            ("optimizer.lr=0.1", "`train.optimizer`"),
+        ] {
+            let found = problems(&tiny(), &[set]);
+            assert_eq!(found.len(), 1, "{set}: {found:#?}");
+            assert!(
+                found[0].starts_with(&format!("--set {set}: "))
+                    && found[0].contains(&format!("did you mean {meant}?")),
+                "{set}: {found:#?}"
+            );
+        }
+        let found = problems("extend = \"unimo3-tiny\"\n[train]\nsteps = 3\n", &[]);
+        assert_eq!(
+            found,
+            ["line 1: `extend`: there is no such key; did you mean `extends`?"]
+        );
     }
 
     #[test]

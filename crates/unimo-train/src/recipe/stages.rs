@@ -275,7 +275,7 @@ impl Recipe {
     }
 
     /// The samples of the recipe and those of stages that have their own, each with its section.
-    pub(super) fn each_data(&self) -> Vec<(String, &DataConfig)> {
+    pub(crate) fn each_data(&self) -> Vec<(String, &DataConfig)> {
         let stages = self.stage.iter().enumerate();
         let own = stages.filter_map(|(index, stage)| {
             let data = stage.data.as_ref()?;

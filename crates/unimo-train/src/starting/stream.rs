@@ -2,19 +2,16 @@
 
 use std::path::PathBuf;
 
-use unimo_batch::ConfigError;
 use unimo_encoders::import::{Allow, Report, import};
 use unimo_encoders::public::best;
 use unimo_encoders::weights::Weights;
 
-use super::{Contradiction, agree, blocks, names_of, too_deep, wrong_kind};
+use super::{blocks, fits, names_of};
 use crate::error::TrainError;
 use crate::hub;
 use crate::model::Model;
-use crate::pretrained::{self, NetworkConfig};
 use crate::recipe::Recipe;
 use crate::recipe::init::InitConfig;
-use crate::starting::written;
 
 /// A model whose stream has been read.
 pub(super) struct Begun {
@@ -42,30 +39,10 @@ pub(super) fn begin(
     allow: &Allow,
 ) -> Result<Begun, TrainError> {
     let path = hub::resolve(given)?;
-    let public = pretrained::describe(&path, None)?;
-    let NetworkConfig::Text(theirs) = &public.config else {
-        return Err(wrong_kind("init.joint", given, &public, "a text encoder"));
-    };
+    let (public, theirs) = fits::joint(recipe, given, &path)?;
     let (Some(ours), Some(joint)) = (&recipe.model.joint, model.backbone.joint.take()) else {
-        return Err(TrainError::of_recipe(ConfigError {
-            key: "init.joint".to_owned(),
-            value: format!("\"{given}\""),
-            allowed: "must be absent without [model.joint]: its weights are of such a stream"
-                .to_owned(),
-        }));
+        return Err(fits::no_stream(given));
     };
-    let mut found: Vec<Contradiction> = contradictions!(
-        "model.joint",
-        ours,
-        theirs,
-        width,
-        heads,
-        feed_forward,
-        activation,
-        layer_norm_eps,
-    );
-    found.extend(too_deep("model.joint.layers", ours.layers, theirs.layers));
-    agree(&found, &path)?;
     let mut notes = Vec::new();
     let taken = blocks(init, "joint", ours.layers, theirs.layers, &mut notes)?;
     let mut weights = Weights::open(&public.weights)?;
