@@ -13,6 +13,7 @@ use unimo_report::compare::{Candidate, Comparison};
 use crate::error::TrainError;
 use crate::files;
 use crate::fingerprint::{Fingerprint, Rows};
+use crate::outputs;
 use crate::recipe::overrides::flat;
 use crate::recipe::{Overrides, Recipe, Task};
 use crate::resuming;
@@ -41,6 +42,10 @@ pub struct CompareArgs {
 ///
 /// A folder is no run and holds none; each is named. Or a file cannot be written.
 pub fn run(args: &CompareArgs) -> Result<(), TrainError> {
+    let folders = runs(&args.runs)?.folders;
+    let folders: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
+    let outs = [&args.html, &args.json, &args.markdown].map(Option::as_deref);
+    outputs::replace_nothing(&outs, &[], &folders)?;
     let comparison = compare(&args.runs)?;
     if let Some(path) = &args.html {
         write_page(path, &comparison)?;
@@ -109,6 +114,7 @@ fn is_run(folder: &Path) -> bool {
 /// The runs that arguments name, each once.
 fn runs(given: &[PathBuf]) -> Result<Found, TrainError> {
     let (mut all, mut notes, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
+    let mut files = Vec::new();
     for path in given {
         if is_run(path) {
             all.push(path.clone());
@@ -119,10 +125,7 @@ fn runs(given: &[PathBuf]) -> Result<Found, TrainError> {
             continue;
         }
         if !path.is_dir() {
-            wrong.push(format!(
-                "{}: is no run, but a file: name the run's folder",
-                path.display()
-            ));
+            files.push(path.display());
             continue;
         }
         let entries = std::fs::read_dir(path).map_err(TrainError::file("list", path))?;
@@ -151,6 +154,16 @@ fn runs(given: &[PathBuf]) -> Result<Found, TrainError> {
             notes.extend(others.iter().map(no_run));
         }
         all.extend(runs);
+    }
+    // `compare runs/sw/*` names what an earlier comparison wrote there, too.
+    for file in files {
+        if all.is_empty() || !wrong.is_empty() {
+            wrong.push(format!(
+                "{file}: is no run, but a file: name the run's folder"
+            ));
+        } else {
+            notes.push(format!("{file}: is no run, but a file, and is passed over"));
+        }
     }
     if !wrong.is_empty() {
         return Err(TrainError::NotRuns(wrong));
@@ -278,8 +291,10 @@ fn data(begun: &Fingerprint) -> BTreeMap<String, String> {
 }
 
 fn rows(rows: &Rows) -> String {
+    let labels = rows.labels.as_ref();
+    let labels = labels.map_or(String::new(), |labels| format!(", labels {labels}"));
     format!(
-        "{} rows, {}, order {}",
+        "{} rows, {}, order {}{labels}",
         rows.rows, rows.identity, rows.order
     )
 }

@@ -45,6 +45,7 @@ mod numbers;
 pub mod observers;
 mod opened;
 pub mod optimizer;
+mod outputs;
 pub mod pipe;
 pub mod prepare;
 pub mod pretrained;

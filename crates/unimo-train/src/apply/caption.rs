@@ -8,10 +8,11 @@ use serde::Serialize;
 use unimo_objectives::generation::{GenerationConfig, LengthRule, SamplingConfig};
 
 use super::inputs::{self, ColumnArgs};
-use super::{BatchArgs, ModelArgs, Predictor, can_be_written};
+use super::{BatchArgs, ModelArgs, Predictor};
 use crate::captioner::Captioner;
 use crate::error::TrainError;
 use crate::files::Output;
+use crate::outputs;
 use crate::progress::Progress;
 
 /// `unimo caption`.
@@ -172,10 +173,12 @@ struct CocoResult {
 /// COCO's format needs one, or the file cannot be written.
 pub fn run(args: &CaptionArgs) -> Result<(), TrainError> {
     let config = args.search.config()?;
-    if let Some(out) = &args.out {
-        let reads = args.images.iter().map(|image| Some(image.as_path()));
-        can_be_written(out, &args.model.model, &reads.collect::<Vec<_>>())?;
-    }
+    let reads = args.images.iter().map(|image| Some(image.as_path()));
+    outputs::check(
+        &[args.out.as_deref()],
+        &reads.collect::<Vec<_>>(),
+        &[Path::new(&args.model.model)],
+    )?;
     let images = images(args)?;
     let ids = match args.format {
         Format::Jsonl => None,
@@ -257,6 +260,7 @@ fn images(args: &CaptionArgs) -> Result<Vec<(String, PathBuf)>, TrainError> {
     let given: Vec<&Path> = args.images.iter().map(PathBuf::as_path).collect();
     columns.fit(&given, &[])?;
     let mut all = Vec::new();
+    let mut again = 0;
     let mut seen = std::collections::HashSet::new();
     for given in &args.images {
         for (name, path) in inputs::images(given, &columns)? {
@@ -266,8 +270,13 @@ fn images(args: &CaptionArgs) -> Result<Vec<(String, PathBuf)>, TrainError> {
                     _ => path.display().to_string(),
                 };
                 all.push((name, path));
+            } else {
+                again += 1;
             }
         }
+    }
+    if again > 0 {
+        eprintln!("{again} images are named more than once and get one caption");
     }
     Ok(all)
 }

@@ -10,10 +10,11 @@ use super::index::{self, Embedded, Part, What};
 use super::inputs::{self, ColumnArgs};
 use super::nearest::CellsConfig;
 use super::pictures::{self, PictureList};
-use super::{BatchArgs, Matcher, ModelArgs, Pooling, Predictor, can_be_written};
+use super::{BatchArgs, Matcher, ModelArgs, Pooling, Predictor};
 use crate::error::TrainError;
 use crate::files;
 use crate::model::host;
+use crate::outputs;
 use crate::progress::Progress;
 use crate::ranks;
 
@@ -100,8 +101,8 @@ pub fn run_in(args: &EmbedArgs, world: &World) -> Result<(), TrainError> {
         } else {
             vec![args.out.clone()]
         };
-        let mut files = files.iter();
-        files.try_for_each(|file| can_be_written(file, &args.model.model, &reads))
+        let files: Vec<Option<&Path>> = files.iter().map(|file| Some(file.as_path())).collect();
+        outputs::check(&files, &reads, &[Path::new(&args.model.model)])
     })?;
     let inputs = ranks::all(world, "what is embedded", Inputs::open(args))?;
     inputs.agree(world)?;

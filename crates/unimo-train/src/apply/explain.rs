@@ -19,11 +19,12 @@ use unimo_data::{Encoded, TextTokenizer, images};
 use unimo_encoders::output::{FusionOutput, Keep, StreamAttention};
 use unimo_report::record::GatesRecord;
 
-use super::{ModelArgs, Predictor, can_be_written, inputs, probability, write_text};
+use super::{ModelArgs, Predictor, inputs, probability, write_text};
 use crate::error::TrainError;
 use crate::evaluators::gates;
 use crate::grad_cam::{Glass, cam};
 use crate::model::{Model, host};
+use crate::outputs;
 
 /// `unimo explain`.
 #[derive(Debug, clap::Args)]
@@ -143,12 +144,15 @@ pub fn run(args: &ExplainArgs) -> Result<(), TrainError> {
             picture.display()
         )));
     }
-    for path in [Some(&args.html), args.picture.as_ref(), args.json.as_ref()] {
-        let read = [Some(args.image.as_path())];
-        path.map_or(Ok(()), |path| {
-            can_be_written(path, &args.model.model, &read)
-        })?;
-    }
+    outputs::check(
+        &[
+            Some(&args.html),
+            args.picture.as_deref(),
+            args.json.as_deref(),
+        ],
+        &[Some(&args.image)],
+        &[Path::new(&args.model.model)],
+    )?;
     let predictor = Predictor::open(&args.model)?;
     let explanation = explain(&predictor, &args.image, &args.text)?;
     predictor.say_what_was_cut(&World::ALONE)?;

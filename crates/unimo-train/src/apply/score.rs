@@ -6,9 +6,10 @@ use serde::Serialize;
 use unimo_core::world::World;
 
 use super::inputs::{self, ColumnArgs, PairRow};
-use super::{BatchArgs, ModelArgs, Predictor, can_be_written, probability};
+use super::{BatchArgs, ModelArgs, Predictor, probability};
 use crate::error::TrainError;
 use crate::files::Output;
+use crate::outputs;
 use crate::progress::Progress;
 
 /// `unimo score`.
@@ -57,9 +58,11 @@ struct Scored {
 /// The model or the list cannot be read, or the model has no matching head. A row that cannot be used gets its reason in
 /// the output; it is an error if none can.
 pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
-    if let Some(out) = &args.out {
-        can_be_written(out, &args.model.model, &[Some(&args.data)])?;
-    }
+    outputs::check(
+        &[args.out.as_deref()],
+        &[Some(&args.data)],
+        &[Path::new(&args.model.model)],
+    )?;
     let rows = inputs::pairs(&args.data, &args.columns)?;
     let predictor = Predictor::open(&args.model)?.in_batches(args.batch);
     let model = predictor.pair("matching head")?;

@@ -16,10 +16,11 @@ use super::index::{self, Embedded, Saved, What};
 use super::inputs::{self, ColumnArgs};
 use super::nearest::Search;
 use super::pictures::{self, PictureList};
-use super::{BatchArgs, Matcher, ModelArgs, Predictor, can_be_written, probability, write_text};
+use super::{BatchArgs, Matcher, ModelArgs, Predictor, probability, write_text};
 use crate::error::TrainError;
 use crate::model::{Model, host};
 use crate::numbers;
+use crate::outputs;
 use crate::progress::Progress;
 
 /// `unimo search`.
@@ -109,9 +110,11 @@ pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
     let reads = [&args.images, &args.texts, &args.index].map(Option::as_deref);
     let images = args.image.iter().map(|image| Some(image.as_path()));
     let reads: Vec<Option<&Path>> = reads.into_iter().chain(images).collect();
-    for path in [&args.out, &args.html].into_iter().flatten() {
-        can_be_written(path, &args.model.model, &reads)?;
-    }
+    outputs::check(
+        &[args.out.as_deref(), args.html.as_deref()],
+        &reads,
+        &[Path::new(&args.model.model)],
+    )?;
     for (asked, given, what) in [
         (!args.text.is_empty(), &args.images, "--text needs --images"),
         (!args.image.is_empty(), &args.texts, "--image needs --texts"),

@@ -52,6 +52,7 @@ pub struct CodesArgs {
 /// The data cannot be read, or has fewer different patches than codes.
 pub fn run(args: &CodesArgs) -> Result<(), TrainError> {
     let (mut recipe, source) = args.data.open_with(|data| data.regions = None)?;
+    args.data.check_outputs(&recipe, &[Some(&args.out)])?;
     let of_recipe = match &recipe.data.codes {
         Some(CodesConfig::KMeans {
             patch_size,

@@ -40,6 +40,7 @@ pub struct ConceptsArgs {
 /// The data cannot be read, or no phrase occurs often enough.
 pub fn build(args: &ConceptsArgs) -> Result<(), TrainError> {
     let (recipe, source) = args.data.open()?;
+    args.data.check_outputs(&recipe, &[Some(&args.out)])?;
     let mut config: ConceptsConfig = recipe.data.concepts.unwrap_or_default();
     match args.phrases.as_deref() {
         None => {}

@@ -12,7 +12,7 @@ pub mod show;
 pub mod stats;
 pub mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -20,6 +20,7 @@ use std::sync::mpsc;
 use unimo_data::{DataConfig, Decode, Source, Split};
 
 use crate::error::TrainError;
+use crate::outputs;
 use crate::progress::Progress;
 use crate::recipe::stages::Stage;
 use crate::recipe::{Overrides, Recipe};
@@ -65,6 +66,21 @@ impl DataArgs {
             eprintln!("{note}");
         }
         Ok((recipe, source))
+    }
+
+    /// Checks that files which a command is to write replace none that it reads, nor each other.
+    fn check_outputs(&self, recipe: &Recipe, outs: &[Option<&Path>]) -> Result<(), TrainError> {
+        let mut reads: Vec<PathBuf> = recipe
+            .each_data()
+            .into_iter()
+            .flat_map(|(_, data)| data.named_paths())
+            .collect();
+        reads.extend(self.data.clone());
+        reads.extend(self.recipe.iter().map(PathBuf::from));
+        // In a folder of images results may lie, also those of an earlier time.
+        reads.retain(|path| path.is_file());
+        let reads: Vec<Option<&Path>> = reads.iter().map(|path| Some(path.as_path())).collect();
+        outputs::replace_nothing(outs, &reads, &[])
     }
 
     fn recipe(&self) -> Result<Recipe, TrainError> {

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use unimo_data::Split;
 use unimo_data::pack::{PackFormat, PackIndex, PackSpec, pack, verify_pack};
+use unimo_data::{Source, Split, readable};
 use unimo_report::numbers::grouped;
 
 use super::DataArgs;
@@ -28,9 +28,9 @@ pub struct PackArgs {
     /// Resize larger images so that the shorter side has this many pixels; default: files are copied as they are.
     #[arg(long, value_name = "PIXELS")]
     pub shorter_side: Option<u32>,
-    /// Format for images that were resized or have no file: png, or the quality of a JPEG, 1 to 100.
-    #[arg(long, default_value = "png", value_parser = format)]
-    pub format: PackFormat,
+    /// Format for images that were resized or have no file: png (the default), or the quality of a JPEG, 1 to 100.
+    #[arg(long, value_parser = format)]
+    pub format: Option<PackFormat>,
     /// Instead of packing, read the shards of this folder again and check their checksums.
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["out", "samples", "megabytes", "shorter_side", "format", "recipe", "data", "set"])]
     pub check: Option<PathBuf>,
@@ -64,9 +64,14 @@ pub fn run(args: &PackArgs) -> Result<(), TrainError> {
     let spec = PackSpec {
         samples: args.samples,
         bytes: args.megabytes.saturating_mul(1_000_000),
-        format: args.format,
+        format: args.format.unwrap_or(PackFormat::Png),
         shorter_side: args.shorter_side,
     };
+    if args.format.is_some() && args.shorter_side.is_none() && first_has_a_file(&*source)? {
+        eprintln!(
+            "--format changes nothing of images that are files: without --shorter-side they are copied as they are"
+        );
+    }
     let mut settings = String::from("[data]\nsource = \"webdataset\"\n\n[data.webdataset]\n");
     eprintln!("{}", source.describe());
     for split in Split::ALL {
@@ -91,6 +96,15 @@ pub fn run(args: &PackArgs) -> Result<(), TrainError> {
     }
     println!("\nto train on them:\n\n{settings}");
     Ok(())
+}
+
+/// Whether the first image of the data is a file, and so copied as it is if it is not resized.
+fn first_has_a_file(source: &dyn Source) -> Result<bool, TrainError> {
+    let split = Split::ALL
+        .into_iter()
+        .find(|split| !source.is_empty(*split));
+    let path = split.map(|split| readable(source.image_path(split, 0)));
+    Ok(path.transpose()?.flatten().is_some())
 }
 
 /// The packed folders in a folder: the folder itself, or those of its splits.

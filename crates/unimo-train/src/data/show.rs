@@ -46,6 +46,7 @@ fn samples(given: &str) -> Result<usize, String> {
 /// The data cannot be read or the page cannot be written.
 pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
     let (recipe, source) = args.data.open_with(|data| data.regions = None)?;
+    args.data.check_outputs(&recipe, &[Some(&args.html)])?;
     let stage = super::first_stage(&recipe);
     let tokenizer = prepare::tokenizer(&recipe, &*source)?;
     let concepts = prepare::count_concepts(&recipe, &*source, false)?;

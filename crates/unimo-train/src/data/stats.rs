@@ -215,6 +215,7 @@ impl Counted {
 /// The data cannot be opened or the page cannot be written.
 pub fn run(args: &StatsArgs) -> Result<(), TrainError> {
     let (recipe, source) = args.data.open_pictures()?;
+    args.data.check_outputs(&recipe, &[args.html.as_deref()])?;
     let tokenizer = prepare::tokenizer(&recipe, &*source)?;
     let mut counted = BySplit::<Counted>::default();
     let concepts = prepare::count_concepts(&recipe, &*source, false)?;

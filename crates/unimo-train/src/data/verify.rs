@@ -139,6 +139,8 @@ fn read(source: &dyn Source, split: Split, index: usize) -> Result<Seen, SampleE
 /// of single samples are not an error but the result.
 pub fn run(args: &VerifyArgs) -> Result<(), TrainError> {
     let (recipe, source) = args.data.open_full()?;
+    let outs = [args.clean.as_deref(), args.json.as_deref()];
+    args.data.check_outputs(&recipe, &outs)?;
     if args.clean.is_some() {
         // Checked before hours of reading.
         clean::check(&*source)?;
@@ -172,7 +174,12 @@ pub fn run(args: &VerifyArgs) -> Result<(), TrainError> {
     }
     if let Some(path) = &args.clean {
         let written = clean::write(&*source, &clean::Columns::of(&recipe.data), &keep, path)?;
-        println!("{} samples in {}", written.samples, path.display());
+        println!(
+            "{} samples in {}, with the columns {} and no others",
+            written.samples,
+            path.display(),
+            written.columns.join(", ")
+        );
         println!("{}", left_out(&account, &keep, args.drop_duplicates));
         for line in written.lines {
             println!("{line}");

@@ -10,6 +10,7 @@ use unimo_eval::captions::{Case, Metric, Scores, ptb, score};
 
 use crate::error::TrainError;
 use crate::files;
+use crate::outputs;
 
 /// `unimo score-captions`.
 #[derive(Debug, Clone, clap::Args)]
@@ -55,6 +56,11 @@ pub struct ScoredImage {
 ///
 /// As for [`of_files`], or the scores cannot be written.
 pub fn run(args: &ScoreCaptionsArgs) -> Result<(), TrainError> {
+    outputs::replace_nothing(
+        &[args.json.as_deref()],
+        &[Some(&args.results), Some(&args.references)],
+        &[],
+    )?;
     let scored = of_files(&args.results, &args.references)?;
     for (count, what) in [
         (

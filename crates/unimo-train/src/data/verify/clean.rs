@@ -205,8 +205,10 @@ pub(super) fn check(source: &dyn Source) -> Result<(), TrainError> {
 /// The written list.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Written {
-    /// Number of rows.
+    /// Number of samples.
     pub samples: usize,
+    /// Its columns. Others of the lists that were read are not in it.
+    pub columns: Vec<String>,
     /// Notes on samples that are not in the list.
     pub lines: Vec<String>,
 }
@@ -254,6 +256,10 @@ pub(super) fn write(
                 spoken += usize::from(columns.languages.is_empty() && in_languages);
                 for row in columns.rows(captions, known) {
                     let row = columns.row(image, row, split);
+                    if written.columns.is_empty() {
+                        let names = row.as_object().into_iter().flat_map(Map::keys);
+                        written.columns = names.cloned().collect();
+                    }
                     writeln!(file, "{row}").map_err(TrainError::file("write", path))?;
                 }
                 written.samples += 1;

@@ -1,0 +1,194 @@
+//! Files that a command is to write, checked before its work: none of them replaces what it reads, a file of a model, or another of them.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::error::TrainError;
+
+/// Checks the files that a command is to write, against the files that it `reads` and the folders of its `models`.
+///
+/// # Errors
+///
+/// A folder does not exist, or as of [`replace_nothing`].
+pub(crate) fn check(
+    outs: &[Option<&Path>],
+    reads: &[Option<&Path>],
+    models: &[&Path],
+) -> Result<(), TrainError> {
+    for path in outs.iter().flatten() {
+        if let Some(folder) = path.parent()
+            && !folder.as_os_str().is_empty()
+            && !folder.is_dir()
+        {
+            return Err(TrainError::Check(format!(
+                "{} cannot be written: there is no folder {}",
+                path.display(),
+                folder.display()
+            )));
+        }
+    }
+    replace_nothing(outs, reads, models)
+}
+
+/// As [`check`], where folders that are not there are made.
+///
+/// # Errors
+///
+/// One of them would replace a file that the command reads or one of a model, or two of them are the same.
+pub(crate) fn replace_nothing(
+    outs: &[Option<&Path>],
+    reads: &[Option<&Path>],
+    models: &[&Path],
+) -> Result<(), TrainError> {
+    let mut seen: BTreeSet<PathBuf> = BTreeSet::new();
+    for path in outs.iter().flatten() {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        let whole = path
+            .file_name()
+            .map_or(whole.clone(), |name| whole.join(name));
+        if !seen.insert(whole) {
+            return Err(TrainError::Check(format!(
+                "{} cannot be written: it is named twice, for two of the files that this command writes",
+                path.display()
+            )));
+        }
+        can_be_written(path, "", reads)?;
+        for model in models {
+            can_be_written(path, &model.to_string_lossy(), reads)?;
+        }
+    }
+    Ok(())
+}
+
+/// Kinds of files that results are, and neither images nor weights nor descriptions of a model.
+const RESULTS: [&str; 5] = ["html", "jsonl", "npy", "csv", "svg"];
+
+/// What a run itself writes of these kinds.
+const RUN_FILES: [&str; 7] = [
+    "metrics.jsonl",
+    "evals.jsonl",
+    "evaluations.jsonl",
+    "captions.jsonl",
+    "sessions.jsonl",
+    "skipped.jsonl",
+    "report.html",
+];
+
+/// Fails if a file would replace one that the command `reads` or one of the model.
+fn can_be_written(path: &Path, model: &str, reads: &[Option<&Path>]) -> Result<(), TrainError> {
+    let refused = |reason: String| {
+        Err(TrainError::Check(format!(
+            "{} cannot be written: {reason}",
+            path.display()
+        )))
+    };
+    let Ok(there) = path.canonicalize() else {
+        return Ok(());
+    };
+    let kind = there.extension().and_then(|kind| kind.to_str());
+    let is_result = kind.is_some_and(|kind| RESULTS.contains(&kind));
+    for read in reads.iter().flatten() {
+        let Ok(full) = read.canonicalize() else {
+            continue;
+        };
+        let embeddings = kind == Some("safetensors");
+        if there == full || (there.starts_with(&full) && !is_result && !embeddings) {
+            return refused(format!(
+                "it is there, and {} is read by this command; give another name",
+                read.display()
+            ));
+        }
+    }
+    let Ok(model) = Path::new(model).canonicalize() else {
+        return Ok(());
+    };
+    // A stage with data of its own has a list of what it skipped.
+    let of_stage = |name: &Path| name.to_string_lossy().starts_with("skipped-");
+    let of_run =
+        |name: &Path| RUN_FILES.iter().any(|file| Path::new(file) == name) || of_stage(name);
+    match there.strip_prefix(&model) {
+        Ok(name) if !is_result || name.components().count() > 1 || of_run(name) => {
+            refused(format!(
+                "it is there, in the model's folder {}; give another name",
+                model.display()
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir_all(at("run/checkpoints")).unwrap();
+        std::fs::create_dir(at("photos")).unwrap();
+        for name in [
+            "list.jsonl",
+            "photos/a.png",
+            "photos/found.jsonl",
+            "run/checkpoints/step-00000001.safetensors",
+            "run/recipe.toml",
+            "run/metrics.jsonl",
+            "run/answers.jsonl",
+        ] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        let model = at("run").to_string_lossy().into_owned();
+        let (list, photos) = (at("list.jsonl"), at("photos"));
+        let check = |name: &str| can_be_written(&at(name), &model, &[Some(&list), Some(&photos)]);
+        for name in [
+            "list.jsonl",
+            "photos/../list.jsonl",
+            "photos/a.png",
+            "run/checkpoints/step-00000001.safetensors",
+            "run/recipe.toml",
+            "run/metrics.jsonl",
+        ] {
+            let message = check(name).unwrap_err().to_string();
+            assert!(message.contains("give another name"), "{message}");
+        }
+        let nowhere = at("nowhere/new.jsonl");
+        assert!(super::check(&[Some(&nowhere)], &[], &[]).is_err());
+        replace_nothing(&[Some(&nowhere)], &[], &[]).unwrap();
+        for name in [
+            "new.jsonl",
+            "photos/found.jsonl",
+            "photos/b.png",
+            "run/answers.jsonl",
+        ] {
+            check(name).unwrap();
+        }
+    }
+
+    #[test]
+    fn one_file_does_not_replace_another_of_the_same_command() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (folder.path().join("a.html"), folder.path().join("b.json"));
+        check(&[Some(&one), Some(&other), None], &[], &[]).unwrap();
+        let twice = folder.path().join(".").join("a.html");
+        let error = check(&[Some(&one), None, Some(&twice)], &[], &[]).unwrap_err();
+        assert!(error.to_string().contains("twice"), "{error}");
+        std::fs::write(&one, "").unwrap();
+        let error = check(&[Some(&one)], &[Some(&one)], &[]).unwrap_err();
+        assert!(
+            error.to_string().contains("read by this command"),
+            "{error}"
+        );
+        // A file of a run is none of the results of another command.
+        let run = folder.path().join("run");
+        std::fs::create_dir(&run).unwrap();
+        std::fs::write(run.join("recipe.toml"), "").unwrap();
+        let recipe = run.join("recipe.toml");
+        let error = check(&[Some(&recipe)], &[], &[&run]).unwrap_err();
+        assert!(error.to_string().contains("the model's folder"), "{error}");
+    }
+}
