@@ -662,11 +662,11 @@ fn eval(args: Eval, world: World) -> Result<(), TrainError> {
     if !is_first {
         return Ok(());
     }
-    if let Some(run) = run {
-        report::write(&run)?;
-    }
     for record in &records {
         print!("{}", evaluation::table(record));
+    }
+    if let Some(run) = run {
+        report::write(&run)?;
     }
     Ok(())
 }
@@ -679,6 +679,9 @@ fn run_alone(command: Command) -> Result<(), TrainError> {
             // The recipe of another version is shown as it is written.
             if let Ok((folder, recipe)) = RunFolder::open(&run) {
                 resuming::say_edited(&folder, &recipe)?;
+            }
+            for line in unimo_report::damaged(&run)? {
+                eprintln!("{line}");
             }
             println!("{}", report::write(&run)?.display());
             Ok(())

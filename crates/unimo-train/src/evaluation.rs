@@ -12,7 +12,7 @@ use crate::error::TrainError;
 use crate::evaluators::captions::Captions;
 use crate::evaluators::retrieval::{self, Retrieval};
 use crate::evaluators::section::When;
-use crate::evaluators::task::Predictions;
+use crate::evaluators::task::{NO_NUMBER, Predictions};
 use crate::evaluators::{Evaluator, HeldOut, sections, walks};
 use crate::opened::Opened;
 pub use crate::opened::Options;
@@ -43,6 +43,7 @@ pub fn run(
     let mut records = Vec::new();
     let mut unknown = Vec::new();
     for split in &splits {
+        opened.look_at(*split);
         let skip = Arc::new(SkipList::in_memory(recipe.data.max_skipped));
         if let Some((set, targets)) = opened.task_set(*split, &skip, false)? {
             if set.is_empty() {
@@ -102,8 +103,12 @@ pub fn run(
         });
     }
     if let Some(run) = opened.run.as_ref().filter(|_| is_first) {
-        for record in &records {
-            run.append("evaluations.jsonl", record)?;
+        // What was computed for hours is printed, also if the run's folder cannot be written.
+        let mut kept = records
+            .iter()
+            .map(|record| run.append("evaluations.jsonl", record));
+        if let Some(error) = kept.find_map(Result::err) {
+            say(format!("{error}: the numbers below are kept in no file"));
         }
     }
     Ok((opened.run.map(|run| run.path().to_owned()), records))
@@ -259,9 +264,14 @@ fn lengths(source: &Arc<dyn Source>, of: &dyn Fn(Split) -> bool) -> BTreeMap<Str
 
 /// Counts by name, as text.
 fn named(counts: &BTreeMap<String, u64>) -> String {
-    let each = counts
-        .iter()
-        .map(|(name, count)| format!("{count} of {name}"));
+    let each = counts.iter().map(|(name, count)| {
+        let of = if name.starts_with("without ") {
+            ""
+        } else {
+            "of "
+        };
+        format!("{count} {of}{name}")
+    });
     if counts.is_empty() {
         "nothing".to_owned()
     } else {
@@ -325,6 +335,9 @@ fn numbers(record: &EvalRecord) -> String {
         "step {}, {}: {} samples\n",
         record.step, record.split, record.texts
     );
+    if record.scalars.is_empty() {
+        out.push_str(&format!("{NO_NUMBER}\n"));
+    }
     for (name, scalar) in &record.scalars {
         // Cells and metres are no shares.
         let measured = walks::MEASURED.contains(&name.as_str());

@@ -137,6 +137,15 @@ const SENTENCES: [&str; 3] = [
     "sentence_bert_config.json",
 ];
 
+/// What lies beside exported weights.
+const WRITTEN: [&str; 5] = [
+    CARD,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    labels::FILE_NAME,
+    "preprocessor_config.json",
+];
+
 /// Runs the command; returns the folder.
 ///
 /// # Errors
@@ -147,6 +156,17 @@ pub fn run(args: &ExportArgs) -> Result<PathBuf, TrainError> {
         return Err(TrainError::Run {
             path: args.out.clone(),
             reason: "holds a model already: give another --out".to_owned(),
+        });
+    }
+    // The weights are written first, so that without them these are not what an interrupted export left.
+    let begun = args.out.join("model.safetensors").exists();
+    let there = WRITTEN.iter().find(|name| args.out.join(name).exists());
+    if let Some(name) = there.filter(|_| !begun) {
+        return Err(TrainError::Run {
+            path: args.out.clone(),
+            reason: format!(
+                "holds {name}, which an export would replace: give a new folder as --out"
+            ),
         });
     }
     let source = open(args)?;
@@ -290,7 +310,7 @@ fn open(args: &ExportArgs) -> Result<Source, TrainError> {
                 }),
                 pictures: pixels.then(|| recipe.data.image_spec().into()),
                 further: Vec::new(),
-                labels: run.labels()?,
+                labels: run.labels_of(&recipe)?,
                 run: Some(of_run(&run, recipe, step)?),
             })
         }

@@ -7,7 +7,7 @@
 //! - digests of `tokenizer.json` and `concepts.json`, and of the codes of patches.
 //!
 //! A row's digest covers what its source knows without reading images: its line, the image's name as the list spells it, and the
-//! captions; for shards the names of their files and the positions in them, for Parquet the captions. It does not cover pixels, nor
+//! captions, and beside them, in a digest of its own, the answers, boxes and names of objects of annotation files; for shards the names of their files and the positions in them, for Parquet the captions. It does not cover pixels, nor
 //! where files are or when they were changed: data that was moved is the same data.
 
 use std::collections::BTreeMap;
@@ -73,6 +73,9 @@ pub struct Rows {
     pub identity: String,
     /// Digest of their order, and of their shards.
     pub order: String,
+    /// Digest of answers, boxes and what else the rows are judged by, if that is no part of their identity. Older versions did not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<String>,
 }
 
 /// The arguments that made the recipe.
@@ -185,6 +188,11 @@ impl Rows {
             Some(format!("{} rows, now as many, but others", self.rows))
         } else if self.order != now.order {
             Some(format!("the same {} rows, now in another order", self.rows))
+        } else if self.labels.is_some() && now.labels.is_some() && self.labels != now.labels {
+            Some(format!(
+                "the same {} rows, now with other answers, boxes or names of objects",
+                self.rows
+            ))
         } else {
             None
         }
@@ -227,12 +235,15 @@ pub fn of_source(source: &dyn Source) -> Result<BTreeMap<String, Rows>, TrainErr
         .collect()
 }
 
-/// Two digests of the rows, computed on all cores: the sum of their digests, and a digest of their digests in order.
+/// Of a block of rows: the digest of their order, the sum of their digests, and that of their digests with labels.
+type Block = ([u8; 32], u128, Option<u128>);
+
+/// Digests of the rows, computed on all cores: the sum of their digests, without labels and with them, and a digest of their digests in order.
 fn of_split(source: &dyn Source, split: Split) -> Result<Rows, TrainError> {
     let rows = source.len(split);
     let blocks = rows.div_ceil(BLOCK);
     let next = AtomicUsize::new(0);
-    let done: Mutex<BTreeMap<usize, ([u8; 32], u128)>> = Mutex::default();
+    let done: Mutex<BTreeMap<usize, Block>> = Mutex::default();
     let failed: Mutex<Option<SampleError>> = Mutex::default();
     let work = || {
         loop {
@@ -241,7 +252,7 @@ fn of_split(source: &dyn Source, split: Split) -> Result<Rows, TrainError> {
                 return;
             }
             let mut order = Digest::default();
-            let mut sum = 0u128;
+            let (mut sum, mut labels) = (0u128, None);
             for index in block * BLOCK..rows.min((block + 1) * BLOCK) {
                 let mut row = Digest::default();
                 let identified = source.identify(split, index, &mut |part| {
@@ -252,14 +263,27 @@ fn of_split(source: &dyn Source, split: Split) -> Result<Rows, TrainError> {
                     failed.get_or_insert(error);
                     return;
                 }
+                let mut labelled = row.clone();
+                let mut any = false;
+                let known = source.identify_labels(split, index, &mut |part| {
+                    labelled.add_sized(part);
+                    any = true;
+                });
+                if let Err(error) = known {
+                    let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                    failed.get_or_insert(error);
+                    return;
+                }
                 let row = row.finish();
                 let (first, _) = row.split_at(KEPT);
-                let number = first.try_into().map_or(0, u128::from_le_bytes);
-                sum = sum.wrapping_add(number);
+                sum = sum.wrapping_add(number(&row));
+                if any {
+                    labels = Some(number(&labelled.finish()).wrapping_add(labels.unwrap_or(0)));
+                }
                 order.add(first);
             }
             let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-            done.insert(block, (order.finish(), sum));
+            done.insert(block, (order.finish(), sum, labels));
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -279,20 +303,30 @@ fn of_split(source: &dyn Source, split: Split) -> Result<Rows, TrainError> {
     for shard in source.shards(split) {
         order.add(&(shard as u64).to_le_bytes());
     }
-    let mut sum = 0u128;
-    for (digest, part) in done
+    let (mut sum, mut labels) = (0u128, None);
+    for (digest, part, known) in done
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner)
         .values()
     {
         order.add(digest);
         sum = sum.wrapping_add(*part);
+        labels = known
+            .map(|known| known.wrapping_add(labels.unwrap_or(0)))
+            .or(labels);
     }
     Ok(Rows {
         rows,
         identity: short(&sum.to_le_bytes()),
         order: short(&order.finish()),
+        labels: labels.map(|sum| short(&sum.to_le_bytes())),
     })
+}
+
+/// The first bytes of a digest, to be added to those of other rows.
+fn number(digest: &[u8; 32]) -> u128 {
+    let (first, _) = digest.split_at(KEPT);
+    first.try_into().map_or(0, u128::from_le_bytes)
 }
 
 /// The first bytes of a digest.
@@ -351,11 +385,43 @@ mod tests {
     }
 
     #[test]
+    fn other_answers_to_the_same_questions_are_other_data() {
+        let rows = |answer: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let list = folder.path().join("questions.jsonl");
+            let line = |at: usize| {
+                let answer = if at == 1 { answer } else { "no" };
+                format!(r#"{{"image":"{at}.png","question":"is it red?","answer":"{answer}"}}"#)
+            };
+            std::fs::write(&list, (0..3).map(line).collect::<Vec<_>>().join("\n")).unwrap();
+            std::fs::write(folder.path().join("0.png"), "").unwrap();
+            let overrides = Overrides {
+                data: Some(list),
+                set: vec!["data.vqa.val_fraction=0.0".to_owned()],
+            };
+            let recipe = Recipe::load("unimo3-vqa-tiny", &overrides).unwrap();
+            let source = unimo_data::open(&recipe.data).unwrap();
+            of_source(&*source).unwrap().remove("train").unwrap()
+        };
+        let first = rows("yes");
+        assert_eq!(first.difference(&rows("yes")), None);
+        let said = first.difference(&rows("no")).unwrap();
+        assert!(said.contains("other answers"), "{said}");
+        // What an older version wrote is not compared.
+        let old = Rows {
+            labels: None,
+            ..first
+        };
+        assert_eq!(old.difference(&rows("no")), None);
+    }
+
+    #[test]
     fn another_order_of_the_same_rows_is_told_as_such() {
         let rows = |order: &str| Rows {
             rows: 3,
             identity: "1".to_owned(),
             order: order.to_owned(),
+            labels: None,
         };
         let said = rows("1").difference(&rows("2")).unwrap();
         assert!(said.contains("another order"), "{said}");

@@ -1,7 +1,7 @@
 //! What of the first training captions is not read as it is written: words that the tokenizer does not know, and ends that are cut off. It changes what
 //! is learned, and no sample fails for it.
 
-use unimo_data::{LoaderSpec, Split, TextTokenizer};
+use unimo_data::{LoaderSpec, Source, Split, TextTokenizer};
 
 use crate::prepare::CAPTIONS_LOOKED_AT;
 
@@ -38,7 +38,25 @@ pub(crate) fn look(spec: &LoaderSpec, room: usize, say: &mut dyn FnMut(&str)) {
             None => text,
         });
     let found = Found::of(read, &spec.tokenizer, room);
-    found.lines(room).iter().for_each(|line| say(line));
+    found
+        .lines(room, "training")
+        .iter()
+        .for_each(|line| say(line));
+}
+
+/// As [`look`], of texts that are evaluated or predicted.
+pub(crate) fn look_at_split(
+    source: &dyn Source,
+    split: Split,
+    (tokenizer, room): (&TextTokenizer, usize),
+    say: &mut dyn FnMut(&str),
+) {
+    let texts = source.texts(split).flatten().take(CAPTIONS_LOOKED_AT);
+    let found = Found::of(texts, tokenizer, room);
+    found
+        .lines(room, split.name())
+        .iter()
+        .for_each(|line| say(line));
 }
 
 impl Found {
@@ -72,9 +90,9 @@ impl Found {
     }
 
     /// One for each kind that there is.
-    fn lines(&self, room: usize) -> Vec<String> {
+    fn lines(&self, room: usize, split: &str) -> Vec<String> {
         let mut lines = Vec::new();
-        let first = format!("the first {} training texts", self.captions);
+        let first = format!("the first {} {split} texts", self.captions);
         if self.unknown > 0 {
             let share = 100.0 * self.unknown as f64 / self.tokens.max(1) as f64;
             lines.push(format!(
@@ -92,7 +110,7 @@ impl Found {
         let share = self.cut as f64 / self.captions.max(1) as f64;
         if share >= CUT_WORTH_SAYING {
             lines.push(format!(
-                "{:.0}% of the captions are longer than the {room} tokens that data.max_text_length leaves for words, begin and end, and are cut",
+                "{:.0}% of {first} are longer than the {room} tokens that data.max_text_length leaves for words, begin and end, and are cut",
                 100.0 * share
             ));
         }
@@ -176,7 +194,7 @@ mod tests {
         assert_eq!(
             said,
             [
-                "50% of the captions are longer than the 5 tokens that data.max_text_length leaves for words, begin and end, and are cut"
+                "50% of the first 2 training texts are longer than the 5 tokens that data.max_text_length leaves for words, begin and end, and are cut"
             ]
         );
     }

@@ -16,6 +16,7 @@ use unimo_encoders::public::folder_of;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::evaluators::Weights;
+use crate::first_captions;
 use crate::given::{self, Given};
 use crate::model::Model;
 use crate::prepare;
@@ -99,7 +100,7 @@ impl Named {
         Ok(Self {
             path: folder.to_owned(),
             model: load_model(&run, &recipe, step, device)?,
-            labels: run.labels()?,
+            labels: run.labels_of(&recipe)?,
             run: Some(run),
             recipe,
             tokenizer,
@@ -277,6 +278,13 @@ impl Opened {
             eprintln!("{note}");
         }
         let same_data = options.data.is_none() && options.set.iter().all(|set| asks_any_run(set));
+        if named.run.is_none() && same_data {
+            eprintln!(
+                "{}: is no run and names no data, so the default is taken, {}; --data FILE takes yours",
+                named.path.display(),
+                source.describe()
+            );
+        }
         if let Some(run) = named.run.as_ref().filter(|_| same_data) {
             for line in resuming::other_data(run, &*source)? {
                 eprintln!("not the data that the run was begun with: {line}");
@@ -316,6 +324,18 @@ impl Opened {
                 .collect(),
             (None, None) => vec![Split::Val],
         }
+    }
+
+    /// Says what of the first texts of a split is not read as it is written.
+    pub(crate) fn look_at(&self, split: Split) {
+        if !self.recipe.reads_texts() || !self.world.is_first() {
+            return;
+        }
+        let room = self.recipe.data.room_for_words();
+        let read_as = (&*self.tokenizer, room);
+        first_captions::look_at_split(&*self.source, split, read_as, &mut |line| {
+            eprintln!("{line}");
+        });
     }
 
     /// What the run's task predicts.

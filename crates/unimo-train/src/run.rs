@@ -38,7 +38,7 @@ use crate::error::TrainError;
 use crate::files;
 use crate::fingerprint::{self, Fingerprint};
 use crate::lock::RunLock;
-use crate::recipe::{Overrides, Recipe};
+use crate::recipe::{Overrides, Recipe, Task};
 use crate::tasks::labels::{self, Labels};
 
 /// A run's folder.
@@ -89,6 +89,17 @@ pub struct Best {
     /// Their score, see [`EvalRecord::goodness`].
     pub score: f64,
 }
+
+/// What a new run would write over, in a folder without a recipe.
+const OF_OTHERS: [&str; 7] = [
+    "tokenizer.json",
+    "labels.json",
+    "concepts.json",
+    "run.json",
+    "metrics.jsonl",
+    "evals.jsonl",
+    "report.html",
+];
 
 impl RunFolder {
     /// Starts a new run. It chooses and takes the folder in one operation: if two processes start at once, each gets its own
@@ -142,7 +153,17 @@ impl RunFolder {
                 reason: reason.to_owned(),
             });
         }
-        Ok(())
+        // A run begins with its recipe, so these are another's.
+        let foreign = OF_OTHERS.iter().find(|name| path.join(name).exists());
+        match foreign {
+            None => Ok(()),
+            Some(name) => Err(TrainError::Run {
+                path: path.to_owned(),
+                reason: format!(
+                    "holds {name} and no run: a run would replace it; give another --out, or a folder without it"
+                ),
+            }),
+        }
     }
 
     /// Takes away what a start wrote that failed before its first step. A run with a session is kept.
@@ -287,6 +308,40 @@ impl RunFolder {
     pub fn labels(&self) -> Result<Option<Labels>, TrainError> {
         let path = self.join(labels::FILE_NAME);
         path.exists().then(|| Labels::read(&path)).transpose()
+    }
+
+    /// The labels of the task of this run's recipe, which must be those that it was begun with: the head has an output for each, in
+    /// their order.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be read, are not there though the task needs them, or are others.
+    pub fn labels_of(&self, recipe: &Recipe) -> Result<Option<Labels>, TrainError> {
+        let path = self.join(labels::FILE_NAME);
+        let wrong = |reason: String| TrainError::Run {
+            path: path.clone(),
+            reason,
+        };
+        let task = Task::of(recipe).filter(|task| task.asks_labels());
+        let Some(labels) = self.labels()? else {
+            return match task {
+                Some(task) => Err(wrong(format!(
+                    "is not there, and alone says what the outputs of the head of [objectives.{}] mean: bring it back from a copy of the run",
+                    task.key
+                ))),
+                None => Ok(None),
+            };
+        };
+        let begun = Fingerprint::read(self.path())?.and_then(|begun| begun.labels);
+        let bytes = fs::read(&path).map_err(TrainError::file("read", &path))?;
+        let now = fingerprint::of_bytes(&bytes);
+        match begun {
+            Some(begun) if begun != now => Err(wrong(format!(
+                "is not the file that the run was begun with ({begun}, now {now}): its {} labels would be taken for others",
+                labels.len()
+            ))),
+            _ => Ok(Some(labels)),
+        }
     }
 
     /// The folder of the checkpoints.

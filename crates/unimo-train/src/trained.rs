@@ -89,7 +89,7 @@ pub(crate) fn load_model(
         .map_err(damaged)?
         .materialize();
     if model.objectives.answers.is_some() || model.objectives.prompts.is_some() {
-        let labels = run.labels()?;
+        let labels = run.labels_of(&recipe)?;
         tasks::give(&mut model, &recipe, &run.tokenizer()?, labels.as_ref())?;
     }
     Ok(model)

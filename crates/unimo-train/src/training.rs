@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 use unimo_core::world::World;
-use unimo_data::{Codebook, Concepts, DataError, PatchCodes, TextTokenizer};
+use unimo_data::{Codebook, Concepts, DataError, PatchCodes, Split, TextTokenizer};
 use unimo_report::record::EvalRecord;
 
 use crate::device::DeviceChoice;
@@ -296,7 +296,17 @@ fn new(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Opened, Tra
             eprintln!("{line}");
         }
     };
+    if let (true, Some(first)) = (source.is_empty(Split::Train), source.rejected().first()) {
+        return Err(TrainError::Check(format!(
+            "nothing of {} can be trained on; {} rows are unusable, the first: {first}",
+            source.describe(),
+            source.rejected().len()
+        )));
+    }
     let labels = tasks::prepare(&mut recipe, &*source, &mut |line| say(&line))?;
+    if let Some(own) = OwnRun::of(&recipe)? {
+        own.check_labels(&recipe, labels.as_ref())?;
+    }
     check_data(&recipe, &*source)?;
     if let Some(line) = without_names(&recipe, &*source) {
         say(&line);

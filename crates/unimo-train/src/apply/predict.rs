@@ -1,6 +1,6 @@
 //! `unimo predict`: what a fine-tuned run answers, judges or classifies, for every sample of a split.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,14 +8,15 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 use unimo_core::world::World;
 use unimo_data::sources::glue::GlueTask;
-use unimo_data::{SampleError, SkipList, Split, TaskRow, TaskSet};
+use unimo_data::{SampleError, SkipList, Source, Split, TaskRow, TaskSet};
 use unimo_objectives::Predicts;
 
-use super::{can_be_written, inputs};
+use super::inputs;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::files::Output;
 use crate::opened::{Opened, Options};
+use crate::outputs;
 use crate::progress::Progress;
 use crate::recipe::Task;
 use crate::tasks::Targets;
@@ -129,10 +130,11 @@ pub fn run(args: &PredictArgs) -> Result<(), TrainError> {
 ///
 /// As of [`run`].
 pub fn run_in(args: &PredictArgs, world: World) -> Result<(), TrainError> {
-    if let Some(out) = &args.out {
-        let reads = [args.data.as_deref(), args.labels.as_deref()];
-        can_be_written(out, &args.run.to_string_lossy(), &reads)?;
-    }
+    outputs::check(
+        &[args.out.as_deref()],
+        &[args.data.as_deref(), args.labels.as_deref()],
+        &[&args.run],
+    )?;
     let options = Options {
         world,
         device: args.device,
@@ -161,60 +163,120 @@ pub fn run_in(args: &PredictArgs, world: World) -> Result<(), TrainError> {
                 .to_owned(),
         });
     };
+    let refused = Refused::of(&*opened.source, args.split);
     if set.is_empty() {
         let there = Split::ALL.into_iter().map(|split| {
             let count = opened.source.len(split);
             format!("{count} of {}", split.name())
         });
+        let first = opened.source.rejected().first();
+        let rejected = first.map_or(String::new(), |first| {
+            let count = opened.source.rejected().len();
+            format!("; {count} cannot be used, the first: {first}")
+        });
         return Err(TrainError::Run {
             path: opened.path.clone(),
             reason: format!(
-                "has nothing to predict in split {}: of its data there are {}",
+                "has nothing to predict in split {}: of its data there are {}{rejected}",
                 args.split.name(),
                 there.collect::<Vec<String>>().join(", ")
             ),
         });
     }
     args.format.fits(targets.task)?;
+    opened.look_at(args.split);
     let mut writer = Results::new(args.format, &targets);
     writer.glue = opened.recipe.data.glue.as_ref().map(|glue| glue.task);
+    writer.check(&set, &refused)?;
     // The other ranks have the predictions too, and write them nowhere.
     let mut out = if opened.world.is_first() {
         Output::open(args.out.as_deref())?
     } else {
         Output::nowhere()
     };
-    write(&opened, &set, &mut writer, &mut out)?;
-    if skip.count() > 0 && skip.count() >= set.len() {
-        let first = skip.entries().into_iter().next();
-        let first = first.map_or_else(String::new, |entry| {
-            format!(
-                "; the first, {} line {}: {}",
-                entry.place.file, entry.place.line, entry.reason
-            )
-        });
+    // Of a part that was drawn, nothing says whether they would be in it.
+    let listed = if args.limit == 0 { &*refused.own } else { &[] };
+    let read = write(&opened, &set, (&mut writer, listed), &mut out)?;
+    if let (0, Some(first)) = (read.predicted, read.first) {
         return Err(TrainError::Check(format!(
-            "none of {} samples could be read{first}",
+            "none of {} samples could be read; the first, {first}",
             set.len()
         )));
     }
     out.finish()?;
-    if skip.count() > 0 {
+    if !opened.world.is_first() {
+        return Ok(());
+    }
+    let without = read.unusable + listed.len();
+    if without > 0 {
         eprintln!(
-            "{} of {} samples could not be read; each has a line with the reason",
-            skip.count(),
-            set.len()
+            "{without} of {} samples could not be read; each has a line with the reason",
+            set.len() + listed.len()
+        );
+    }
+    let others = refused.own.len() - listed.len() + refused.of_any.len();
+    let first = refused.of_any.first().or(refused.own.first());
+    if let Some(first) = first.filter(|_| others > 0) {
+        eprintln!(
+            "{others} rows of the data cannot be used, and have no line here; the first: {first}"
         );
     }
     Ok(())
 }
 
+/// Rows that were refused when the data was opened, and so are in no split.
+struct Refused {
+    /// Those of files that have samples of the split alone.
+    own: Vec<SampleError>,
+    /// Those of files that have samples of other splits too: nothing says which split they are of.
+    of_any: Vec<SampleError>,
+}
+
+impl Refused {
+    fn of(source: &dyn Source, split: Split) -> Self {
+        let mut refused = Self {
+            own: Vec::new(),
+            of_any: Vec::new(),
+        };
+        if source.rejected().is_empty() {
+            return refused;
+        }
+        let files = |split: Split| -> BTreeSet<String> {
+            let places = (0..source.len(split)).map(|index| source.place(split, index).file);
+            places.collect()
+        };
+        let own = files(split);
+        let others = Split::ALL.into_iter().filter(|other| *other != split);
+        let others: BTreeSet<String> = others.flat_map(files).collect();
+        for row in source.rejected() {
+            match (
+                own.contains(&row.place.file),
+                others.contains(&row.place.file),
+            ) {
+                (true, false) => refused.own.push(row.clone()),
+                (true, true) => refused.of_any.push(row.clone()),
+                (false, _) => {}
+            }
+        }
+        refused
+    }
+}
+
+/// What was written.
+#[derive(Default)]
+struct Read {
+    predicted: usize,
+    unusable: usize,
+    /// The first sample that could not be read.
+    first: Option<SampleError>,
+}
+
 fn write(
     opened: &Opened,
     set: &TaskSet,
-    results: &mut Results<'_>,
+    (results, refused): (&mut Results<'_>, &[SampleError]),
     out: &mut Output,
-) -> Result<(), TrainError> {
+) -> Result<Read, TrainError> {
     let mut bar = if opened.world.is_first() {
         Progress::new(set.len() as u64, 0, "predicting")
     } else {
@@ -223,21 +285,30 @@ fn write(
     let model = (&opened.model, results.targets.task, &opened.device);
     out.put(&results.head())?;
     let size = opened.recipe.eval.batch_size;
+    let mut read = Read::default();
     predict(model, &opened.world, set, size, &mut |(
         predicted,
         unusable,
     )| {
         bar.advance(predicted.len() + unusable.len());
+        read.predicted += predicted.len();
+        read.unusable += unusable.len();
         for predicted in &predicted {
             out.put(&results.line(predicted)?)?;
         }
         for (row, reason) in &unusable {
+            read.first.get_or_insert_with(|| reason.clone());
             out.put(&results.unusable(row, reason)?)?;
         }
         Ok(())
     })?;
     bar.finish();
-    out.put(results.foot())
+    for row in refused {
+        let line = json!({ "sample": row.place.to_string(), "error": row.reason });
+        out.put(&format!("{line}\n"))?;
+    }
+    out.put(results.foot())?;
+    Ok(read)
 }
 
 /// Writes results in a format.
@@ -330,6 +401,30 @@ impl<'a> Results<'a> {
                 }
             }
         })
+    }
+
+    /// Checks that a results file can have every sample once, before anything is predicted.
+    fn check(&mut self, set: &TaskSet, refused: &Refused) -> Result<(), TrainError> {
+        if self.format == Format::Jsonl {
+            return Ok(());
+        }
+        if let Some(first) = refused.own.first() {
+            return Err(TrainError::Check(format!(
+                "{} rows of the split cannot be used, and a results file needs every sample: {first}; --format jsonl goes on without them",
+                refused.own.len()
+            )));
+        }
+        for number in 0..set.len() {
+            let row = set.row(number);
+            match self.format {
+                Format::Glue if row.label.id.is_empty() => {}
+                _ => {
+                    self.id(&row)?;
+                }
+            }
+        }
+        self.ids.clear();
+        Ok(())
     }
 
     /// What stands before the next element of a list.

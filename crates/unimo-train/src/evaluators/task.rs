@@ -41,12 +41,27 @@ pub struct Predictions {
     set: TaskSet,
     targets: Arc<Targets>,
     skip: Arc<SkipList>,
+    /// How many samples have no answer that can be given.
+    beyond: usize,
 }
+
+/// What is said where predictions have no score.
+pub(crate) const NO_NUMBER: &str = "no number: all predictions or all right values are the same, and their correlation is not defined";
 
 impl Predictions {
     /// An evaluator over these samples; `skip` counts those that are unusable.
     pub fn new(set: TaskSet, targets: Arc<Targets>, skip: Arc<SkipList>) -> Self {
-        Self { set, targets, skip }
+        let many = matches!(targets.task.predicts, Predicts::Answers { .. });
+        let beyond = |number: &usize| matches!(targets.learns(&set.row(*number).label), Ok(false));
+        let beyond = (0..set.len())
+            .filter(|number| many && beyond(number))
+            .count();
+        Self {
+            set,
+            targets,
+            skip,
+            beyond,
+        }
     }
 }
 
@@ -63,11 +78,20 @@ impl Evaluator for Predictions {
     }
 
     fn says(&self, _recipe: &Recipe) -> Vec<String> {
-        vec![format!(
+        let mut line = format!(
             "{}: {} held-out samples are predicted at each evaluation",
             self.name(),
             self.set.len()
-        )]
+        );
+        if self.set.left_out() > 0 {
+            line += &format!(
+                "; {} {} are left out",
+                self.set.left_out(),
+                self.without_what()
+            );
+        }
+        line += &self.beyond();
+        vec![line]
     }
 
     fn evaluate(
@@ -130,14 +154,23 @@ impl Evaluator for Predictions {
                 .chance
                 .map(|chance| format!(" ({what}: {:.1}%)", 100.0 * chance));
             say(format!(
-                "step {}: {} {} of {} samples of {}: {:.2}%{}",
+                "step {}: {} {} of {} samples of {}: {:.2}%{}{}",
                 weights.step,
                 task.key,
                 first.name,
                 all.len(),
                 self.set.split().name(),
                 100.0 * first.value,
-                chance.unwrap_or_default()
+                chance.unwrap_or_default(),
+                self.beyond()
+            ));
+        } else {
+            say(format!(
+                "step {}: {} of {} samples of {}: {NO_NUMBER}",
+                weights.step,
+                task.key,
+                all.len(),
+                self.set.split().name()
             ));
         }
         if let Some(run) = weights.run {
@@ -145,13 +178,9 @@ impl Evaluator for Predictions {
             run.write_json(FILE_NAME, &record)?;
         }
         let unusable = self.skip.count() as u64;
-        let without = match task.predicts {
-            Predicts::Box => "without a box",
-            _ => "without an answer",
-        };
         let left_out = [
             ("unusable", unusable),
-            (without, self.set.left_out() as u64),
+            (self.without_what(), self.set.left_out() as u64),
         ];
         let left_out = left_out
             .into_iter()
@@ -184,6 +213,24 @@ fn confusion(judged: &Judged) -> Vec<Vec<u64>> {
 }
 
 impl Predictions {
+    /// What is said of answers that are no label, if there are some.
+    fn beyond(&self) -> String {
+        match self.beyond {
+            0 => String::new(),
+            count => format!(
+                "; {count} have no answer that is one of the labels, and count as wrong whatever is predicted"
+            ),
+        }
+    }
+
+    /// What samples lack that cannot be judged.
+    fn without_what(&self) -> &'static str {
+        match self.targets.task.predicts {
+            Predicts::Box => "without a box",
+            _ => "without an answer",
+        }
+    }
+
     /// The predictions for the report, with some right and wrong examples that are spread over the set.
     fn record(
         &self,

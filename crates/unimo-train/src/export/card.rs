@@ -12,11 +12,13 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use unimo_data::DataConfig;
 use unimo_data::sources::AnySource;
+use unimo_encoders::public::read_json;
 use unimo_objectives::ObjectivesConfig;
 use unimo_report::record::{EvalRecord, Figure};
 
 use self::parts::{family, image_size, parts};
 use self::tables::{grouped, numbers, retrieval, spelled};
+use crate::hub;
 use crate::pretrained::NetworkConfig;
 use crate::recipe::Recipe;
 use crate::recipe::init::InitConfig;
@@ -242,9 +244,7 @@ impl Card<'_> {
         match said {
             Some(said) => {
                 let said = without_folders(said);
-                let mut letters = said.trim_end_matches('.').chars();
-                let first = letters.next().into_iter().flat_map(char::to_uppercase);
-                let _ = writeln!(out, "{}.", first.chain(letters).collect::<String>());
+                let _ = writeln!(out, "{}.", sentence(said.trim_end_matches('.')));
             }
             None => {
                 let _ = writeln!(out, "Source `{}`.", run.recipe.data.source.name());
@@ -342,11 +342,12 @@ impl Card<'_> {
             out.push_str("None are told by the files that it was exported from.\n");
             return out;
         };
-        // The newest of each kind.
+        // The newest of each kind. What `unimo eval` found again is told once.
         let mut newest: Vec<&EvalRecord> = Vec::new();
         for record in run.evaluations.iter().filter(|e| e.step == run.step) {
             newest.retain(|other| {
                 (&other.evaluator, &other.split) != (&record.evaluator, &record.split)
+                    && !is_told_by(record, other)
             });
             newest.push(record);
         }
@@ -557,6 +558,28 @@ fn dataset(data: &DataConfig) -> Option<&'static str> {
     }
 }
 
+/// A text with a capital at its begin, unless it begins with the name of a file.
+fn sentence(text: &str) -> String {
+    let word = text.split(' ').next().unwrap_or_default();
+    let is_word = word
+        .trim_end_matches([',', ':', ';'])
+        .chars()
+        .all(char::is_alphabetic);
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) if is_word => first.to_uppercase().chain(letters).collect(),
+        _ => text.to_owned(),
+    }
+}
+
+/// Whether two records say the same numbers of the same samples.
+fn is_told_by(record: &EvalRecord, other: &EvalRecord) -> bool {
+    record.evaluator == other.evaluator
+        && (record.images, record.texts) == (other.images, other.texts)
+        && record.retrieval == other.retrieval
+        && record.scalars == other.scalars
+}
+
 /// A text without the folders of the paths in it.
 fn without_folders(text: &str) -> String {
     let words = text.split(' ').map(|word| {
@@ -585,13 +608,17 @@ fn origins(init: &InitConfig) -> String {
         let given = given.as_ref()?;
         let (_, place) = given.split_once(':').unwrap_or(("", given));
         let path = Path::new(place);
-        let name = path
-            .file_name()
-            .filter(|_| path.exists() || path.is_absolute());
-        let name = name.map_or_else(
-            || place.to_owned(),
-            |name| name.to_string_lossy().into_owned(),
-        );
+        if !path.exists() && hub::is_id(place) {
+            return Some(format!("{what}{place}"));
+        }
+        let name = path.file_name()?.to_string_lossy().into_owned();
+        // What transformers wrote there: a folder may be called anything.
+        let config = read_json(&path.join("config.json")).ok();
+        let id = config.and_then(|config| Some(config["_name_or_path"].as_str()?.to_owned()));
+        let name = match id.filter(|id| hub::is_id(id)) {
+            Some(id) => format!("{name} (by its config.json: {id})"),
+            None => name,
+        };
         Some(format!("{what}{name}"))
     });
     told.collect::<Vec<String>>().join(", ")
@@ -614,6 +641,38 @@ mod tests {
         ] {
             assert_eq!(without_folders(text), without);
         }
+    }
+
+    #[test]
+    fn a_sentence_begins_with_a_capital_and_a_file_with_its_own_letter() {
+        for (text, told) in [
+            ("captions.jsonl: 30 pairs", "captions.jsonl: 30 pairs"),
+            ("generated scenes, 3", "Generated scenes, 3"),
+            ("shards: 3", "Shards: 3"),
+        ] {
+            assert_eq!(sentence(text), told);
+        }
+    }
+
+    #[test]
+    fn what_it_starts_from_is_named_without_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join("model");
+        std::fs::create_dir(&at).unwrap();
+        let of = |text: &str| {
+            origins(&InitConfig {
+                text: Some(text.to_owned()),
+                ..InitConfig::default()
+            })
+        };
+        assert_eq!(of(&at.display().to_string()), "text encoder of model");
+        std::fs::write(at.join("config.json"), r#"{"_name_or_path": "owner/mini"}"#).unwrap();
+        assert_eq!(
+            of(&at.display().to_string()),
+            "text encoder of model (by its config.json: owner/mini)"
+        );
+        assert_eq!(of("owner/name"), "text encoder of owner/name");
+        assert_eq!(of("../gone/of/mine"), "text encoder of mine");
     }
 
     #[test]

@@ -28,10 +28,12 @@ use crate::given::{self, Given};
 use crate::model::Model;
 use crate::pretrained::{self, NetworkConfig};
 use crate::recipe::init::{INITIALIZER_RANGE, InitConfig, Layers, Whole};
-use crate::recipe::{Overrides, Recipe};
+use crate::recipe::{Overrides, Recipe, Task};
 use crate::resuming;
 use crate::run::{CONCEPTS, RunFolder};
-use crate::starting::{Started, agree, names_of, stream};
+use crate::starting::fits::agree;
+use crate::starting::{Started, names_of, stream};
+use crate::tasks::labels::{self, Labels};
 use crate::trained;
 
 /// The run, or its export, that a recipe starts from.
@@ -322,6 +324,16 @@ impl OwnRun {
             left,
         };
         let (model, mut report) = import(model, &mut weights, &names, &allow)?;
+        if report.used.is_empty() {
+            return Err(TrainError::of_recipe(ConfigError {
+                key: "init.parts".to_owned(),
+                value: format!("{:?}", init.parts),
+                allowed: format!(
+                    "must name something that {} has, and nothing of it is read",
+                    self.path().display()
+                ),
+            }));
+        }
         let mut model = model.materialize();
         let mut notes = vec![match section {
             Some(section) => format!(
@@ -391,6 +403,65 @@ impl OwnRun {
                 values,
             },
         ))
+    }
+
+    /// Checks that the outputs of a head that is read mean what they meant in the run. A head of another number of labels is refused where it is
+    /// read.
+    ///
+    /// # Errors
+    ///
+    /// The labels are as many, but others, or in another order.
+    pub(crate) fn check_labels(
+        &self,
+        recipe: &Recipe,
+        labels: Option<&Labels>,
+    ) -> Result<(), TrainError> {
+        let (Some(init), Some(task), Some(now)) = (&recipe.init, Task::of(recipe), labels) else {
+            return Ok(());
+        };
+        let head = format!("objectives.{}", task.key);
+        // A part of the head that begins anew may be its outputs.
+        let new = init
+            .new
+            .iter()
+            .any(|part| covers(part, &head) || covers(&head, part));
+        let read = init.parts.is_empty()
+            || init
+                .parts
+                .iter()
+                .any(|part| covers(part, &head) || covers(&head, part));
+        let same_task = Task::of(&self.recipe).is_some_and(|own| own.key == task.key);
+        if new || !read || !same_task || !task.asks_labels() {
+            return Ok(());
+        }
+        let (path, then) = match &self.place {
+            Place::Run(run) => (run.join(labels::FILE_NAME), run.labels_of(&self.recipe)?),
+            Place::Export(folder) => {
+                let path = folder.join(labels::FILE_NAME);
+                let there = path.is_file().then(|| Labels::read(&path));
+                (path, there.transpose()?)
+            }
+        };
+        let Some(then) = then.filter(|then| then.len() == now.len()) else {
+            return Ok(());
+        };
+        let pairs = then.names().iter().zip(now.names()).enumerate();
+        let mut others = pairs.filter(|(_, (then, now))| then != now);
+        let Some((at, (was, is))) = others.next() else {
+            return Ok(());
+        };
+        Err(TrainError::of_recipe(ConfigError {
+            key: "init".to_owned(),
+            value: format!("\"{}\"", self.path().display()),
+            allowed: format!(
+                "must have the labels of this recipe in their order, since the head of [{head}] is read with the rest: {} of {} differ, the \
+                 first is output {at}, \"{was}\" there and \"{is}\" here. task.labels = {{ kind = \"file\", path = \"{}\" }} takes the \
+                 run's, and init.new = [\"{head}\"] begins with a new head",
+                1 + others.count(),
+                then.len(),
+                path.display()
+            ),
+        }))
     }
 
     /// What is wrong with a recipe that starts from this run, as far as the run's recipe tells.

@@ -77,6 +77,33 @@ impl Labels {
     ///
     /// A file or the data cannot be read, or there are fewer than two labels.
     pub fn make(config: &LabelsConfig, source: &dyn Source) -> Result<(Self, String), TrainError> {
+        let (labels, mut line) = Self::asked(config, source)?;
+        if let Some(alike) = labels.alike() {
+            line += &format!("; {alike}");
+        }
+        Ok((labels, line))
+    }
+
+    /// What is said of labels that differ in capitals or spaces alone, and so may be meant to be one.
+    fn alike(&self) -> Option<String> {
+        let mut seen: HashMap<String, &str> = HashMap::new();
+        let mut found: Vec<(&str, &str)> = Vec::new();
+        for name in &self.names {
+            let plain = name.split_whitespace().collect::<Vec<_>>().join(" ");
+            if let Some(before) = seen.get(&plain.to_lowercase()) {
+                found.push((before, name));
+            } else {
+                seen.insert(plain.to_lowercase(), name);
+            }
+        }
+        let (first, again) = found.first()?;
+        Some(format!(
+            "{} differ from another in capitals or spaces alone, such as {first:?} and {again:?}, and are labels of their own",
+            found.len()
+        ))
+    }
+
+    fn asked(config: &LabelsConfig, source: &dyn Source) -> Result<(Self, String), TrainError> {
         match config {
             LabelsConfig::List { names } => {
                 let labels = Self::new(names.clone()).map_err(TrainError::Check)?;

@@ -237,10 +237,10 @@ impl Trainer {
         };
         let line = format!(
             "{}: {} parameters on {choice}{}, {}; run folder {}",
-            if step == 0 {
-                "starting".to_owned()
-            } else {
-                format!("resuming after step {step}")
+            match (step, trainer.recipe.train.steps) {
+                (0, _) => "starting".to_owned(),
+                (step, last) if step >= last => format!("finished, all {last} steps are done"),
+                (step, _) => format!("resuming after step {step}"),
             },
             grouped(count as f64),
             match trainer.world.size() {
