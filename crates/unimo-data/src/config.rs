@@ -480,6 +480,25 @@ impl DataConfig {
         named
     }
 
+    /// The list, and the folder where its images were found, of a source whose images are looked for around its list.
+    pub fn looked_for(&self) -> Option<(&Path, &Path)> {
+        match self.source {
+            SourceKind::Coco => {
+                let train = &self.coco.as_ref()?.train;
+                Some((&train.captions, &train.images))
+            }
+            SourceKind::Karpathy => {
+                let karpathy = self.karpathy.as_ref()?;
+                Some((&karpathy.path, &karpathy.images))
+            }
+            SourceKind::Vqa => {
+                let train = &self.vqa.as_ref()?.train;
+                Some((&train.questions, &train.images))
+            }
+            _ => None,
+        }
+    }
+
     /// Everything that the chosen source, the tokenizer, regions, codes, concepts and dictionaries name: files, folders, patterns and URLs,
     /// but no relative path of a tokenizer, which may be a Hugging Face id.
     pub fn named_paths(&self) -> Vec<PathBuf> {

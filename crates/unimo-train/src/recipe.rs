@@ -371,6 +371,17 @@ impl Recipe {
         recipe.validate(file)?;
         notes.extend(overrides::idle(&settings, &recipe));
         notes.extend(taken);
+        let given = |source: &str| overrides::is_set(&settings, &["data", source]);
+        if let (Some(_), Some((list, images))) = (&overrides.data, recipe.data.looked_for())
+            && list.parent().is_some_and(|own| own != images)
+            && !given(recipe.data.source.name())
+        {
+            notes.push(format!(
+                "images are read from {}, where the first ones of {} are",
+                images.display(),
+                list.display()
+            ));
+        }
         if recipe.init.is_none() && !recipe.train.freeze.is_empty() {
             notes.push(format!(
                 "train.freeze = {:?} holds new, random weights still: the recipe has no `init`",

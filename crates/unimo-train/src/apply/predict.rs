@@ -414,6 +414,13 @@ impl<'a> Results<'a> {
                 refused.own.len()
             )));
         }
+        if let Some(first) = refused.of_any.first() {
+            return Err(TrainError::Check(format!(
+                "{} rows of the data cannot be used, which may be of this split, and a results file needs every sample: {first}; \
+                 --format jsonl goes on without them",
+                refused.of_any.len()
+            )));
+        }
         for number in 0..set.len() {
             let row = set.row(number);
             match self.format {

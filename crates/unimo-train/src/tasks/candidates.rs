@@ -43,14 +43,22 @@ pub(crate) fn give(
     let candidates = Candidates::new(words.collect());
     let question = recipe.data.max_text_length;
     let room = positions.saturating_sub(question);
+    let mut lengths = candidates.words().iter().map(Vec::len);
+    let longest = lengths.position(|length| length == candidates.longest());
+    let longest = longest.and_then(|at| labels.name(at)).unwrap_or_default();
+    let most = positions.saturating_sub(candidates.longest());
+    let advice = match most {
+        0 => "leave it out of the labels",
+        _ => "or leave it out of the labels",
+    };
     ConfigError::unless(
         candidates.longest() <= room,
         "data.max_text_length",
         question,
         format_args!(
-            "must be at most {}: the longest answer has {} tokens with its end, question and answer are one text, and the text encoder \
-             has {positions} positions",
-            positions.saturating_sub(candidates.longest()),
+            "must be at most {most}: the longest answer, {:?}, has {} tokens with its end, question and answer are one text, and the text \
+             encoder has {positions} positions; {advice}",
+            shortened(longest),
             candidates.longest()
         ),
     )
@@ -75,4 +83,12 @@ pub(crate) fn give(
     });
     answers.candidates = Some(Arc::new(candidates));
     Ok(line)
+}
+/// The begin of a text, for a message.
+fn shortened(text: &str) -> String {
+    const SHOWN: usize = 60;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
 }

@@ -13,7 +13,7 @@ mod targets;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use unimo_batch::ConfigError;
+use unimo_batch::{ConfigError, TextRole};
 use unimo_data::{
     Batches, Choose, ConceptReader, Each, Label, LoaderSpec, SkipList, Source, Split, TaskSet,
     TextTokenizer,
@@ -54,7 +54,19 @@ pub(crate) fn prepare(
         },
     };
     adopt(recipe, task, &labels)?;
+    if !recipe.reads_texts() && asks(source) {
+        say(format!(
+            "objectives.{} reads no texts: of the questions of the data the answers alone count, as classes of their images",
+            task.key
+        ));
+    }
     Ok(Some(labels))
+}
+
+/// Whether the first training sample has a question.
+fn asks(source: &dyn Source) -> bool {
+    let roles = (!source.is_empty(Split::Train)).then(|| source.roles(Split::Train, 0));
+    roles.is_some_and(|roles| roles.is_ok_and(|roles| roles.contains(&TextRole::Question)))
 }
 
 /// A task over two images needs data with two.
