@@ -94,7 +94,7 @@ pub enum DataError {
     /// More of the data set is unusable than the recipe tolerates.
     #[error(
         "{skipped} of {items} items are unusable, a share of {share:.4}; \
-         `data.max_skipped` allows {allowed}. First: {first}{}. `data verify` names all; without them are the list of `data verify --clean LIST`, of images with captions, and the shards of `data pack`",
+         `data.max_skipped` allows {allowed}. First: {first}{}. `data verify` names them. `data verify --clean LIST`, for images with captions, and `data pack` leave them out",
         list.as_ref().map(|path| format!(". All are listed in {}", path.display())).unwrap_or_default()
     )]
     TooManySkipped {

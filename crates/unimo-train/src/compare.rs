@@ -42,11 +42,11 @@ pub struct CompareArgs {
 ///
 /// A folder is no run and holds none; each is named. Or a file cannot be written.
 pub fn run(args: &CompareArgs) -> Result<(), TrainError> {
-    let folders = runs(&args.runs)?.folders;
-    let folders: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
+    let found = runs(&args.runs)?;
+    let folders: Vec<&Path> = found.folders.iter().map(PathBuf::as_path).collect();
     let outs = [&args.html, &args.json, &args.markdown].map(Option::as_deref);
     outputs::replace_nothing(&outs, &[], &folders)?;
-    let comparison = compare(&args.runs)?;
+    let comparison = compared(found)?;
     if let Some(path) = &args.html {
         write_page(path, &comparison)?;
     }
@@ -89,7 +89,10 @@ pub fn write_json(path: &Path, comparison: &Comparison) -> Result<(), TrainError
 ///
 /// A folder is no run and holds none; each is named.
 pub fn compare(given: &[PathBuf]) -> Result<Comparison, TrainError> {
-    let found = runs(given)?;
+    compared(runs(given)?)
+}
+
+fn compared(found: Found) -> Result<Comparison, TrainError> {
     let names = names(&found.folders);
     let candidates = found.folders.iter().zip(names);
     let candidates: Result<Vec<Candidate>, TrainError> = candidates

@@ -7,8 +7,9 @@
 //! - digests of `tokenizer.json` and `concepts.json`, and of the codes of patches.
 //!
 //! A row's digest covers what its source knows without reading images: its line, the image's name as the list spells it, and the
-//! captions, and beside them, in a digest of its own, the answers, boxes and names of objects of annotation files; for shards the names of their files and the positions in them, for Parquet the captions. It does not cover pixels, nor
-//! where files are or when they were changed: data that was moved is the same data.
+//! captions; for shards the names of their files and the positions in them, for Parquet the captions. Answers, boxes and names of objects
+//! of annotation files have a digest of their own. Neither covers pixels, nor where files are or when they were changed: data that was
+//! moved is the same data.
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
@@ -258,18 +259,15 @@ fn of_split(source: &dyn Source, split: Split) -> Result<Rows, TrainError> {
                 let identified = source.identify(split, index, &mut |part| {
                     row.add_sized(part);
                 });
-                if let Err(error) = identified {
-                    let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                    failed.get_or_insert(error);
-                    return;
-                }
                 let mut labelled = row.clone();
                 let mut any = false;
-                let known = source.identify_labels(split, index, &mut |part| {
-                    labelled.add_sized(part);
-                    any = true;
+                let identified = identified.and_then(|()| {
+                    source.identify_labels(split, index, &mut |part| {
+                        labelled.add_sized(part);
+                        any = true;
+                    })
                 });
-                if let Err(error) = known {
+                if let Err(error) = identified {
                     let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
                     failed.get_or_insert(error);
                     return;

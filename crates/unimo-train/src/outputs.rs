@@ -56,9 +56,26 @@ pub(crate) fn replace_nothing(
                 path.display()
             )));
         }
-        can_be_written(path, "", reads)?;
+        let Ok(there) = path.canonicalize() else {
+            continue;
+        };
+        let refused = |reason: String| {
+            Err(TrainError::Check(format!(
+                "{} cannot be written: it is there, {reason}; give another name",
+                path.display()
+            )))
+        };
+        for read in reads.iter().flatten() {
+            if would_replace_read(&there, read) {
+                return refused(format!("and {} is read by this command", read.display()));
+            }
+        }
         for model in models {
-            can_be_written(path, &model.to_string_lossy(), reads)?;
+            if let Ok(model) = model.canonicalize()
+                && would_replace_part(&there, &model)
+            {
+                return refused(format!("in the model's folder {}", model.display()));
+            }
         }
     }
     Ok(())
@@ -78,47 +95,29 @@ const RUN_FILES: [&str; 7] = [
     "report.html",
 ];
 
-/// Fails if a file would replace one that the command `reads` or one of the model.
-fn can_be_written(path: &Path, model: &str, reads: &[Option<&Path>]) -> Result<(), TrainError> {
-    let refused = |reason: String| {
-        Err(TrainError::Check(format!(
-            "{} cannot be written: {reason}",
-            path.display()
-        )))
+/// Whether a file is one that a command reads, or lies in a folder that it reads and is no result.
+fn would_replace_read(there: &Path, read: &Path) -> bool {
+    let Ok(full) = read.canonicalize() else {
+        return false;
     };
-    let Ok(there) = path.canonicalize() else {
-        return Ok(());
-    };
-    let kind = there.extension().and_then(|kind| kind.to_str());
-    let is_result = kind.is_some_and(|kind| RESULTS.contains(&kind));
-    for read in reads.iter().flatten() {
-        let Ok(full) = read.canonicalize() else {
-            continue;
-        };
-        let embeddings = kind == Some("safetensors");
-        if there == full || (there.starts_with(&full) && !is_result && !embeddings) {
-            return refused(format!(
-                "it is there, and {} is read by this command; give another name",
-                read.display()
-            ));
-        }
-    }
-    let Ok(model) = Path::new(model).canonicalize() else {
-        return Ok(());
-    };
+    let embeddings = there.extension().is_some_and(|kind| kind == "safetensors");
+    there == full || (there.starts_with(&full) && !is_result(there) && !embeddings)
+}
+
+/// Whether a file is part of the model in a folder.
+fn would_replace_part(there: &Path, model: &Path) -> bool {
     // A stage with data of its own has a list of what it skipped.
     let of_stage = |name: &Path| name.to_string_lossy().starts_with("skipped-");
     let of_run =
         |name: &Path| RUN_FILES.iter().any(|file| Path::new(file) == name) || of_stage(name);
-    match there.strip_prefix(&model) {
-        Ok(name) if !is_result || name.components().count() > 1 || of_run(name) => {
-            refused(format!(
-                "it is there, in the model's folder {}; give another name",
-                model.display()
-            ))
-        }
-        _ => Ok(()),
-    }
+    there
+        .strip_prefix(model)
+        .is_ok_and(|name| !is_result(there) || name.components().count() > 1 || of_run(name))
+}
+
+fn is_result(path: &Path) -> bool {
+    let kind = path.extension().and_then(|kind| kind.to_str());
+    kind.is_some_and(|kind| RESULTS.contains(&kind))
 }
 
 #[cfg(test)]
@@ -142,9 +141,12 @@ mod tests {
         ] {
             std::fs::write(at(name), "").unwrap();
         }
-        let model = at("run").to_string_lossy().into_owned();
+        let model = at("run");
         let (list, photos) = (at("list.jsonl"), at("photos"));
-        let check = |name: &str| can_be_written(&at(name), &model, &[Some(&list), Some(&photos)]);
+        let check = |name: &str| {
+            let reads = [Some(list.as_path()), Some(photos.as_path())];
+            replace_nothing(&[Some(&at(name))], &reads, &[&model])
+        };
         for name in [
             "list.jsonl",
             "photos/../list.jsonl",

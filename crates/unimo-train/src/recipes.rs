@@ -132,13 +132,12 @@ fn wrong_together(recipe: &Recipe) -> Result<Vec<TrainError>, TrainError> {
     let mut found = starting::wrong_names(recipe, &model);
     found.extend(evaluators::wrong(recipe));
     let mut found: Vec<TrainError> = found.into_iter().map(TrainError::of_recipe).collect();
-    if let Some(init) = &recipe.init
-        && init.missing().is_empty()
-        && let Some(own) = OwnRun::of(recipe)?
-    {
-        found.extend(own.wrong(recipe, init));
-    }
     if let Some(init) = &recipe.init {
+        if init.missing().is_empty()
+            && let Some(own) = OwnRun::of(recipe)?
+        {
+            found.extend(own.wrong(recipe, init));
+        }
         found.extend(fits::wrong(recipe, init));
     }
     Ok(found)

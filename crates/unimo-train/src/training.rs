@@ -304,7 +304,8 @@ fn new(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Opened, Tra
         )));
     }
     let labels = tasks::prepare(&mut recipe, &*source, &mut |line| say(&line))?;
-    if let Some(own) = OwnRun::of(&recipe)? {
+    let own = OwnRun::of(&recipe)?;
+    if let Some(own) = &own {
         own.check_labels(&recipe, labels.as_ref())?;
     }
     check_data(&recipe, &*source)?;
@@ -317,7 +318,7 @@ fn new(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Opened, Tra
     let fresh = starting::model(&recipe, &training_device(&recipe, &device))?;
     let concepts = count_concepts(&recipe, &*source, options.quiet)?;
     // The run's recipe says what is trained, and so what the weights have in place of what was asked for.
-    if let Some(own) = OwnRun::of(&recipe)? {
+    if let Some(own) = own {
         say(&own.give_tokenizer(&mut recipe, &tokenizer));
         if concepts.is_some() {
             say(&format!(

@@ -95,8 +95,7 @@ fn of_columns(path: &Path, start: &[u8]) -> Kind {
     if !of_image {
         return Kind::Pairs(path.to_owned());
     }
-    let names = rows.iter().filter_map(|row| row.get("image")?.as_str());
-    Kind::Questions(names.map(str::to_owned).collect())
+    Kind::Questions(rows.iter().filter_map(image_of).collect())
 }
 
 /// What a file holds in which no row is a usable pair; `None` if nothing better is known.
@@ -349,14 +348,14 @@ fn of_array(path: &Path) -> Result<Kind, DataError> {
         return Err(wants(path, "expressions of RefCOCO", settings));
     }
     if has("question") && !has("caption") {
-        let names = all.iter().filter_map(|question| image_of(question));
+        let names = all.iter().filter_map(|row| image_of(row.as_object()?));
         return Ok(Kind::Questions(names.collect()));
     }
     Ok(Kind::Pairs(path.to_owned()))
 }
 
 /// The image of a question, as it is named.
-fn image_of(question: &Value) -> Option<String> {
+fn image_of(question: &Map<String, Value>) -> Option<String> {
     Some(question.get("image")?.as_str()?.to_owned())
 }
 

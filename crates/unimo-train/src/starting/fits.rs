@@ -103,10 +103,7 @@ pub(super) fn text(
     given: &str,
     path: &Path,
 ) -> Result<(Public, TextEncoderConfig), TrainError> {
-    let public = pretrained::describe(path, None)?;
-    let NetworkConfig::Text(theirs) = &public.config else {
-        return Err(wrong_kind("init.text", given, &public, "a text encoder"));
-    };
+    let (public, theirs) = text_encoder("init.text", given, path)?;
     if let Some(outside) = &recipe.model.text.outside {
         let key = outside.key();
         return Err(TrainError::of_recipe(ConfigError {
@@ -117,9 +114,24 @@ pub(super) fn text(
             ),
         }));
     }
-    agree(&text_contradictions(recipe, theirs), path)?;
-    let theirs = theirs.clone();
+    agree(&text_contradictions(recipe, &theirs), path)?;
     Ok((public, theirs))
+}
+
+/// The description of a public text encoder.
+fn text_encoder(
+    key: &str,
+    given: &str,
+    path: &Path,
+) -> Result<(Public, TextEncoderConfig), TrainError> {
+    let public = pretrained::describe(path, None)?;
+    match &public.config {
+        NetworkConfig::Text(theirs) => {
+            let theirs = theirs.clone();
+            Ok((public, theirs))
+        }
+        _ => Err(wrong_kind(key, given, &public, "a text encoder")),
+    }
 }
 
 /// The public image encoder that `init.image` names, with notes.
@@ -164,10 +176,7 @@ pub(super) fn joint(
     given: &str,
     path: &Path,
 ) -> Result<(Public, TextEncoderConfig), TrainError> {
-    let public = pretrained::describe(path, None)?;
-    let NetworkConfig::Text(theirs) = &public.config else {
-        return Err(wrong_kind("init.joint", given, &public, "a text encoder"));
-    };
+    let (public, theirs) = text_encoder("init.joint", given, path)?;
     let Some(ours) = &recipe.model.joint else {
         return Err(no_stream(given));
     };
@@ -183,7 +192,6 @@ pub(super) fn joint(
     );
     found.extend(too_deep("model.joint.layers", ours.layers, theirs.layers));
     agree(&found, path)?;
-    let theirs = theirs.clone();
     Ok((public, theirs))
 }
 
