@@ -189,6 +189,32 @@ impl PostNormBlock {
         })
     }
 
+    /// The new states of some positions alone, which see all of `x`.
+    ///
+    /// # Shapes
+    ///
+    /// - some: `[B, Q, D]`, positions of `x`
+    /// - x: `[B, L, D]`
+    /// - mask: `[B, L]`
+    /// - output: `[B, Q, D]`
+    pub fn forward_some(
+        &self,
+        some: Tensor<3>,
+        x: Tensor<3>,
+        mask: Option<&PaddingMask>,
+    ) -> Tensor<3> {
+        let [rows, _, width] = x.dims();
+        assert_shape!(some, [rows, _, width]);
+        let mask = mask.cloned();
+        recomputed(self, vec![some, x], move |block, inputs| {
+            let mut inputs = inputs.into_iter();
+            let mut next = || inputs.next().expect("invariant: a block has its inputs");
+            let (some, x) = (next(), next());
+            let attended = block.attention.forward(some.clone(), x, mask.as_ref());
+            block.finish(some, attended)
+        })
+    }
+
     /// As [`forward`](Self::forward), with another layer between the self-attention and the feed-forward layer, which gets the states
     /// after the first norm. Appends the weights of the self-attention to `kept`, if there is one.
     ///

@@ -99,6 +99,9 @@ pub struct StepArgs {
     /// MAMO's student alone: pixels are the targets of its hidden patches, and there is no queue.
     #[arg(long)]
     without_teacher: bool,
+    /// The head of masked language modelling reads hidden words alone, as in training, and not every position, as the twin in PyTorch does.
+    #[arg(long)]
+    hidden_words: bool,
     /// Image-text pairs per step.
     #[arg(long, default_value = "4", value_parser = at_least(2))]
     batch: usize,
@@ -194,6 +197,12 @@ pub fn step(args: &StepArgs) -> Result<Outcome, TrainError> {
         (false, true) => device.autodiff().gradient_checkpointing(),
     };
     let mut bench = Bench::new(args, device);
+    if args.hidden_words && bench.model().backbone.fusion.is_none() {
+        return Err(TrainError::Check(format!(
+            "--hidden-words changes nothing with --model {}, whose head reads hidden words alone",
+            args.model.name()
+        )));
+    }
     let mut times = Vec::new();
     let mut loss = f64::NAN;
     for i in 0..args.warmup + args.steps {
@@ -445,7 +454,7 @@ impl Bench {
         let mut objectives = wanted.init(&mut init, &config);
         if let Some(mlm) = &mut objectives.mlm {
             // As the twin does.
-            mlm.every_position = config.fusion.is_some();
+            mlm.every_position = config.fusion.is_some() && !args.hidden_words;
         }
         let backbone = backbone.compute_in(float_dtype(args.dtype));
         let model = Model {

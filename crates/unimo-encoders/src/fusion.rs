@@ -32,6 +32,7 @@
 //!
 //! Shape legend: `B` rows, `Lt` and `Lv` positions of text and image, `D` width, `R` gate rows, `S` levels.
 
+mod project;
 pub mod reading;
 pub mod shared;
 
@@ -50,7 +51,7 @@ use unimo_core::mask::{Hidden, PaddingMask, PairMask};
 
 use self::shared::SharedLayer;
 use crate::managers::{Manager, ManagerConfig, ManagerMemory};
-use crate::output::{FusionOutput, Keep, LayerAttention, LayerGates, StreamAttention};
+use crate::output::{FusionOutput, Keep, LayerAttention, LayerGates, Read, StreamAttention};
 use crate::sizes;
 
 /// Which states of the other stream the cross-layer attention reads.
@@ -482,19 +483,21 @@ impl CrossModalLayer {
         }
     }
 
+    /// The new states of the first `wanted` positions, `Q` of them.
+    ///
     /// # Shapes
     ///
-    /// - x: `[B, L, D]`, own state; hidden: `[B, L]` and `[L, L]`
+    /// - x: `[B, L, D]`, own state; hidden: `[B, L]` and, if all positions are wanted, `[L, L]`
     /// - other: `[B, K, D]`, what the stream sees of the other one; `None` if it sees nothing of it
-    /// - output: `[B, L, D]`, the gates, `[B, R, S]`, and what `keep` asks for
+    /// - output: `[B, Q, D]`, the gates, `[B, R, S]`, and what `keep` asks for
     fn forward(
         &self,
-        (x, hidden): (Tensor<3>, Hidden<'_>),
+        (x, hidden, wanted): (Tensor<3>, Hidden<'_>, usize),
         other: Option<Other<'_>>,
         keep: Keep,
     ) -> (Tensor<3>, Option<Tensor<3>>, StreamAttention) {
         if keep != Keep::Nothing {
-            return self.read((x, hidden), other, keep);
+            return self.read((x, hidden, wanted), other, keep);
         }
         let hidden = hidden.into_owned();
         let reads = other.is_some();
@@ -517,7 +520,8 @@ impl CrossModalLayer {
                 levels: inputs.collect(),
                 ..other
             });
-            layer.read((x, hidden.as_ref()), other, Keep::Nothing).0
+            let own = (x, hidden.as_ref(), wanted);
+            layer.read(own, other, Keep::Nothing).0
         });
         (output, None, StreamAttention::default())
     }
@@ -525,15 +529,20 @@ impl CrossModalLayer {
     /// As [`forward`](Self::forward), and keeps what it computes for its backward pass.
     fn read(
         &self,
-        (x, hidden): (Tensor<3>, Hidden<'_>),
+        (x, hidden, wanted): (Tensor<3>, Hidden<'_>, usize),
         other: Option<Other<'_>>,
         keep: Keep,
     ) -> (Tensor<3>, Option<Tensor<3>>, StreamAttention) {
         let keeps = keep == Keep::Attention;
         let (mut of_layer, mut of_levels) = (Vec::new(), Vec::new());
-        let attended = self.self_attention.forward(x.clone(), x.clone(), hidden);
+        let own = if wanted < x.dims()[1] {
+            x.clone().narrow(1, 0, wanted)
+        } else {
+            x.clone()
+        };
+        let attended = self.self_attention.forward(own.clone(), x, hidden);
         let attended = self.drop_path.forward(self.dropout.forward(attended));
-        let a = self.self_norm.forward(x + attended);
+        let a = self.self_norm.forward(own + attended);
         let Some(Other { y, y_mask, levels }) = other else {
             return (self.finish(a, None), None, StreamAttention::default());
         };
@@ -590,6 +599,28 @@ impl CrossModalLayer {
     }
 }
 
+/// How a pass goes.
+#[derive(Clone, Copy)]
+struct How {
+    /// Whether the image stream sees the text.
+    sees_text: bool,
+    /// What is read of the output.
+    read: Read,
+    /// What is kept.
+    keep: Keep,
+}
+
+impl How {
+    /// What is read of a layer's output. What is kept is of all positions.
+    fn read_of(self, last: bool) -> Read {
+        if last && self.keep == Keep::Nothing {
+            self.read
+        } else {
+            Read::Whole
+        }
+    }
+}
+
 /// What a stream sees of the other one in a layer.
 struct Other<'a> {
     /// Its state before the layer, `[B, K, D]`.
@@ -610,62 +641,6 @@ fn crossed(in_layer: Option<Tensor<3>>, across: Option<Tensor<3>>) -> Tensor<3> 
 }
 
 impl CrossModalEncoder {
-    /// Projects a text encoder's last states, as many as [`FusionConfig::uni_modal_states`].
-    ///
-    /// # Shapes
-    ///
-    /// - states: `[B, Lt, text width]` each
-    /// - output: `[B, Lt, D]` each
-    pub fn project_texts(&self, states: Vec<Tensor<3>>) -> Vec<Tensor<3>> {
-        let (first, further) = (self.text_transform.as_ref(), &self.further_text_transforms);
-        self.project(first, further, states, TEXT)
-    }
-
-    /// Projects an image encoder's last states; `picture` counts the images of a sample from 0.
-    ///
-    /// # Shapes
-    ///
-    /// - states: `[B, Lv, image width]` each
-    /// - output: `[B, Lv, D]` each
-    ///
-    /// # Panics
-    ///
-    /// Panics if the encoder has no embedding for that image, see [`FusionConfig::pictures`].
-    pub fn project_images(&self, states: Vec<Tensor<3>>, picture: usize) -> Vec<Tensor<3>> {
-        assert!(
-            picture < self.config.pictures,
-            "no type for image {picture}"
-        );
-        let (first, further) = (
-            self.image_transform.as_ref(),
-            &self.further_image_transforms,
-        );
-        self.project(first, further, states, IMAGE + picture)
-    }
-
-    fn project(
-        &self,
-        first: Option<&Linear>,
-        further: &[Linear],
-        states: Vec<Tensor<3>>,
-        modality: usize,
-    ) -> Vec<Tensor<3>> {
-        let (Some(first), Some(types)) = (first, &self.type_embedding) else {
-            return states;
-        };
-        // If each state has its own, there are as many as states; else the first serves all.
-        let transforms = std::iter::once(first).chain(further).cycle();
-        states
-            .into_iter()
-            .zip(transforms)
-            .map(|(state, transform)| {
-                let projected = transform.forward(state);
-                let kind = same_dtype(types.entry(modality), &projected);
-                projected + kind
-            })
-            .collect()
-    }
-
     /// The text stream's summary, `tanh(W h[0])`.
     ///
     /// # Shapes
@@ -730,7 +705,33 @@ impl CrossModalEncoder {
         image_mask: Option<&PaddingMask>,
         keep: Keep,
     ) -> FusionOutput {
-        self.run((text, image), (mask.into(), image_mask), true, keep)
+        self.forward_reading((text, image), (mask, image_mask), Read::Whole, keep)
+    }
+
+    /// As [`forward`](Self::forward), where no more than `read` is read: the last layer computes nothing else. If something is kept, all of
+    /// it is computed.
+    ///
+    /// # Shapes
+    ///
+    /// As [`forward`](Self::forward); of [`Read::ClassTokens`] the output is `[B, 1, D]` twice, of [`Read::Text`] there are no states of
+    /// the image.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there are fewer states than the configuration uses.
+    pub fn forward_reading(
+        &self,
+        states: (&[Tensor<3>], &[Tensor<3>]),
+        (mask, image_mask): (&PaddingMask, Option<&PaddingMask>),
+        read: Read,
+        keep: Keep,
+    ) -> FusionOutput {
+        let how = How {
+            sees_text: true,
+            read,
+            keep,
+        };
+        self.run(states, (mask.into(), image_mask), how)
     }
 
     /// Runs both streams for text that is read from left to right after its first `prefix` positions. A position sees itself, earlier
@@ -749,7 +750,7 @@ impl CrossModalEncoder {
         &self,
         (text, image): (&[Tensor<3>], &[Tensor<3>]),
         (mask, image_mask): (&PaddingMask, Option<&PaddingMask>),
-        prefix: usize,
+        (prefix, read): (usize, Read),
         keep: Keep,
     ) -> FusionOutput {
         let [_, length] = mask.dims();
@@ -758,17 +759,27 @@ impl CrossModalEncoder {
             keys: Some(mask),
             pairs: Some(&pairs),
         };
-        self.run((text, image), (hidden, image_mask), false, keep)
+        let how = How {
+            sees_text: false,
+            // A position's mask is for all of them.
+            read: match read {
+                Read::ClassTokens => Read::Whole,
+                Read::Whole | Read::Text => read,
+            },
+            keep,
+        };
+        self.run((text, image), (hidden, image_mask), how)
     }
 
-    /// Runs both streams. If `sees_text` is not set, the image stream sees nothing of the text.
     fn run(
         &self,
         (text, image): (&[Tensor<3>], &[Tensor<3>]),
         (hidden, image_mask): (Hidden<'_>, Option<&PaddingMask>),
-        sees_text: bool,
-        keep: Keep,
+        how: How,
     ) -> FusionOutput {
+        let How {
+            sees_text, keep, ..
+        } = how;
         let states = self.config.uni_modal_states();
         assert!(
             text.len() >= states && image.len() >= states,
@@ -806,8 +817,14 @@ impl CrossModalEncoder {
                 y_mask: hidden.keys,
                 levels: self.memory(text, &text_states),
             });
+            let read = how.read_of(layer + 1 == self.config.layers);
+            let wanted = read.of(x.dims()[1]);
+            let own = (x, hidden, wanted);
             let (new_t, text_gates, text_attention) =
-                self.text.layers[layer].forward((x, hidden), Some(of_image), keep.of_layer(layer));
+                self.text.layers[layer].forward(own, Some(of_image), keep.of_layer(layer));
+            if read == Read::Text {
+                return FusionOutput::of_text(new_t);
+            }
             let (new_v, image_gates, image_attention) = match &self.image {
                 None => (y, None, StreamAttention::default()),
                 Some(stream) => {
@@ -815,7 +832,8 @@ impl CrossModalEncoder {
                         Keep::TextAttention(_) => Keep::Nothing,
                         keep => keep,
                     };
-                    stream.layers[layer].forward((y, image_mask.into()), of_text, keep)
+                    let wanted = read.of(y.dims()[1]);
+                    stream.layers[layer].forward((y, image_mask.into(), wanted), of_text, keep)
                 }
             };
             if let (true, Some(text), Some(image)) = (

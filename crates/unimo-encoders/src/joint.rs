@@ -40,7 +40,7 @@ use unimo_core::split::Split;
 
 use crate::joint::interleaved::InterleavedConfig;
 use crate::joint::split::{Before, SplitConfig};
-use crate::output::{FusionOutput, Grounded};
+use crate::output::{FusionOutput, Grounded, Read};
 use crate::quantiser::{Quantised, Quantiser, QuantiserConfig};
 use crate::sizes;
 
@@ -217,6 +217,8 @@ pub struct View {
     pub sides: Sides,
     /// Whether [`FusionOutput::class_attention`] is wanted.
     pub class_attention: bool,
+    /// What is read of the output.
+    pub read: Read,
 }
 
 /// States with the mask of those that are padding: `[B, L, D]` and `[B, L]`.
@@ -249,6 +251,30 @@ impl JointReading {
         for layer in &mut self.layers {
             *layer = layer.select(texts);
         }
+    }
+}
+
+/// The last block, for what is read of it alone: the text, or the class tokens of image and text.
+///
+/// # Shapes
+///
+/// - x: `[B, v + k + t, D]`
+/// - output: `[B, t, D]`, or `[B, 1, D]` of each
+fn last_block(
+    block: &PostNormBlock,
+    x: Tensor<3>,
+    keys: &PaddingMask,
+    ([v, k, t], read): ([usize; 3], Read),
+) -> FusionOutput {
+    let text = x.clone().narrow(1, v + k, read.of(t));
+    if read == Read::Text || v == 0 {
+        return FusionOutput::of_text(block.forward_some(text, x, Some(keys)));
+    }
+    let some = Tensor::cat(vec![x.clone().narrow(1, 0, 1), text], 1);
+    let read = block.forward_some(some, x, Some(keys));
+    FusionOutput {
+        image: Some(read.clone().narrow(1, 0, 1)),
+        ..FusionOutput::of_text(read.narrow(1, 1, 1))
     }
 }
 
@@ -301,8 +327,15 @@ impl JointEncoder {
             pairs: pairs.as_ref(),
         };
         let layers = view.layers.unwrap_or(self.layers.len());
+        let read = match text {
+            Some(_) if self.narrows() && pairs.is_none() => view.read,
+            _ => Read::Whole,
+        };
         for (number, layer) in self.layers.iter().enumerate().take(layers) {
             let _part = unimo_core::part!(Some(x.device()), "block", at = number);
+            if number + 1 == layers && read != Read::Whole {
+                return last_block(layer, x, &keys, ([v, k, t], read));
+            }
             x = match self.split.get(number) {
                 Some(split) => split.forward(layer, x, &self.spans([v, k, t]), hidden),
                 None => layer.forward(x, hidden),
@@ -320,6 +353,11 @@ impl JointEncoder {
             class_attention: None,
             text_attention: None,
         }
+    }
+
+    /// Whether a pass computes less where less is read: without grounded tokens and matrices of each modality.
+    pub(crate) fn narrows(&self) -> bool {
+        self.quantiser.is_none() && self.split.is_empty()
     }
 
     /// Reads the images and their codes, which see no text, and keeps what texts that are read from left to right see of them.
@@ -600,6 +638,53 @@ mod tests {
             let image_of_text = largest(run().narrow(1, 0, 5), &text);
             assert_eq!(text_of_image == 0.0, grounded, "{text_of_image}");
             assert_eq!(image_of_text == 0.0, grounded, "{image_of_text}");
+        }
+    }
+
+    /// Less is computed where less is read, and what is read has the same values and gradients; codes are read with everything.
+    #[test]
+    fn what_is_read_is_as_if_all_were_read() {
+        let device = Device::flex().autodiff();
+        for grounded in [false, true] {
+            let encoder = config(grounded).init(&mut Init::new(&device, 1));
+            assert_eq!(encoder.narrows(), !grounded);
+            let mut numbers = Init::new(&device, 2);
+            let mut random = |shape: [usize; 3]| numbers.uniform(shape, 1.0).val();
+            let image = random([2, 5, 8]).detach().require_grad();
+            let text = random([2, 4, 8]).detach().require_grad();
+            let weights = random([2, 4, 8]);
+            let mask = PaddingMask::from_lengths(&[4, 3], 4, &device);
+            let pass = |read: Read| {
+                let view = View {
+                    read,
+                    ..View::default()
+                };
+                encoder.forward(Some((&text, &mask)), Some((&image, None)), &view)
+            };
+            let sums = |fused: FusionOutput, positions: usize| {
+                let part = |states: &Tensor<3>| {
+                    let weights = weights.clone().narrow(1, 0, positions);
+                    (states.clone().narrow(1, 0, positions) * weights).sum()
+                };
+                let of_image = fused.image.as_ref().filter(|_| positions == 1).map(part);
+                let sum = part(fused.text());
+                let sum = of_image.map_or(sum.clone(), |image| sum.clone() + image);
+                let gradients = sum.backward();
+                let of = |input: &Tensor<3>| input.grad(&gradients).unwrap().into_data();
+                [sum.inner().into_data(), of(&text), of(&image)]
+            };
+            for (read, positions) in [(Read::ClassTokens, 1), (Read::Text, 4)] {
+                let ours = pass(read);
+                let read_of_text = if grounded { 4 } else { positions };
+                assert_eq!(ours.text().dims(), [2, read_of_text, 8]);
+                assert_eq!(ours.image.is_none(), read == Read::Text && !grounded);
+                let found = sums(ours, positions);
+                let expected = sums(pass(Read::Whole), positions);
+                for (found, expected) in found.iter().zip(&expected) {
+                    let tolerance = Tolerance::absolute(TOLERANCE);
+                    found.assert_approx_eq::<f32>(expected, tolerance);
+                }
+            }
         }
     }
 

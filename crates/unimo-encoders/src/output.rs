@@ -29,6 +29,60 @@ pub struct FusionOutput {
 }
 
 impl FusionOutput {
+    /// States of the texts alone.
+    ///
+    /// # Shapes
+    ///
+    /// - text: `[B, Lt, D]`
+    pub(crate) fn of_text(text: Tensor<3>) -> Self {
+        Self {
+            text: Some(text),
+            image: None,
+            grounded: None,
+            gates: Vec::new(),
+            attention: Vec::new(),
+            class_attention: None,
+            text_attention: None,
+        }
+    }
+
+    /// The class tokens alone, the first positions of texts and images.
+    #[must_use]
+    pub fn class_tokens(&self) -> Self {
+        let first = |states: &Option<Tensor<3>>| states.as_ref().map(|x| x.clone().narrow(1, 0, 1));
+        Self {
+            image: first(&self.image),
+            text: first(&self.text),
+            grounded: None,
+            gates: Vec::new(),
+            attention: Vec::new(),
+            class_attention: None,
+            text_attention: None,
+        }
+    }
+
+    /// The rows of these outputs, one after the other: states alone.
+    ///
+    /// # Shapes
+    ///
+    /// - parts: as many positions of texts and of images in each
+    #[must_use]
+    pub fn joined(parts: &[Self]) -> Self {
+        let all = |of: &dyn Fn(&Self) -> Option<Tensor<3>>| {
+            let states: Vec<Tensor<3>> = parts.iter().filter_map(of).collect();
+            (states.len() == parts.len()).then(|| Tensor::cat(states, 0))
+        };
+        Self {
+            text: all(&|part| part.text.clone()),
+            image: all(&|part| part.image.clone()),
+            grounded: None,
+            gates: Vec::new(),
+            attention: Vec::new(),
+            class_attention: None,
+            text_attention: None,
+        }
+    }
+
     /// The states of the texts, `[B, Lt, D]`.
     ///
     /// # Panics
@@ -90,6 +144,34 @@ impl FusionOutput {
                 .as_ref()
                 .map(|weights| rows.of(weights)),
             text_attention: self.text_attention.as_ref().map(|weights| rows.of(weights)),
+        }
+    }
+}
+
+/// What is read of fused pairs. The last layer computes nothing else, if the encoder can do so; others give everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Read {
+    /// The states of all positions, of the texts and of the images.
+    #[default]
+    Whole,
+    /// The states of the texts.
+    Text,
+    /// The first position of each, its class token.
+    ClassTokens,
+}
+
+impl Read {
+    /// Both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        if self == other { self } else { Self::Whole }
+    }
+
+    /// How many positions of a stream of `length` are read.
+    pub(crate) fn of(self, length: usize) -> usize {
+        match self {
+            Self::Whole | Self::Text => length,
+            Self::ClassTokens => 1,
         }
     }
 }

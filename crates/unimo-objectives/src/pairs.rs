@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use unimo_encoders::backbone::Backbone;
 use unimo_encoders::features::{ImageFeatures, TextFeatures};
 use unimo_encoders::joint::{Sides, View};
-use unimo_encoders::output::{FusionOutput, Keep};
+use unimo_encoders::output::{FusionOutput, Keep, Read};
 
 use crate::encoded::Encoded;
 use crate::labels::ints;
@@ -39,6 +39,8 @@ pub struct Pairs {
     pub class_attention: bool,
     /// The layer of the cross-modal encoder whose attention of texts to images is read, [`FusionOutput::text_attention`].
     pub text_attention: Option<usize>,
+    /// What is read of the output. Others may have the rest computed, so that there may be more of it.
+    pub read: Read,
     /// Whether they are no pairs but stories, which one stream reads from left to right: `texts` are the samples.
     pub stories: bool,
     /// Samples for which a wrong partner was wanted and not found, because all others show the same image.
@@ -106,6 +108,12 @@ impl Pairs {
         Self { sides, ..self }
     }
 
+    /// The same, of which no more than this is read.
+    #[must_use]
+    pub fn reading(self, read: Read) -> Self {
+        Self { read, ..self }
+    }
+
     /// Number of pairs.
     pub fn len(&self) -> usize {
         self.matched.len()
@@ -114,6 +122,14 @@ impl Pairs {
     /// Whether there are no pairs.
     pub fn is_empty(&self) -> bool {
         self.matched.is_empty()
+    }
+
+    /// What a pair is of.
+    fn row(&self, i: usize) -> Row {
+        let text = self.texts.get(i).map(|text| (self.text.clone(), *text));
+        let image = self.images.get(i);
+        let image = image.map(|image| (self.second.clone(), *image));
+        (text, image)
     }
 }
 
@@ -160,20 +176,31 @@ pub(crate) fn fuse(
 pub(crate) fn fuse_keeping(
     (backbone, teacher): (&Backbone, Option<&Backbone>),
     encoded: &Encoded,
-    pairs: Vec<Vec<Pairs>>,
+    mut pairs: Vec<Vec<Pairs>>,
     keep: Keep,
 ) -> Vec<Vec<Fused>> {
+    let narrows = keep == Keep::Nothing && backbone.narrows();
+    for pairs in pairs.iter_mut().flatten() {
+        if !narrows || pairs.second.is_some() {
+            // A pass of its own would cost something and save nothing.
+            pairs.read = Read::Whole;
+        }
+    }
     let mut passes: Vec<Pass> = Vec::new();
-    // The pass of each objective's pairs, and their rows in it.
-    let places: Vec<Vec<Option<Place>>> = pairs
+    // The passes of each objective's pairs, and their rows in them. Class tokens come last: those of rows that are in another pass are there.
+    let mut places: Vec<Vec<Vec<Place>>> = pairs
         .iter()
-        .map(|pairs| {
-            pairs
-                .iter()
-                .map(|pairs| place(&mut passes, pairs))
-                .collect()
-        })
+        .map(|pairs| vec![Vec::new(); pairs.len()])
         .collect();
+    for class_tokens in [false, true] {
+        for (places, pairs) in places.iter_mut().zip(&pairs) {
+            for (places, pairs) in places.iter_mut().zip(pairs) {
+                if (pairs.read == Read::ClassTokens) == class_tokens {
+                    *places = place(&mut passes, pairs);
+                }
+            }
+        }
+    }
     let outputs: Vec<FusionOutput> = passes
         .iter()
         .map(|pass| match (pass.by, teacher) {
@@ -182,33 +209,73 @@ pub(crate) fn fuse_keeping(
             (By::Teacher, None) => unreachable!("invariant: validation finds a teacher"),
         })
         .collect();
-    let of = |place: Option<Place>| place.map(|(at, rows)| outputs[at].rows(&rows));
+    let of = |places: &[Place]| gathered(&outputs, places);
     let each = pairs.into_iter().zip(places);
     each.map(|(pairs, places)| {
         let each = pairs.into_iter().zip(places);
-        let fused = each.map(|(pairs, place)| Fused {
+        let fused = each.map(|(pairs, places)| Fused {
             pairs,
-            output: of(place),
+            output: of(&places),
         });
         fused.collect()
     })
     .collect()
 }
 
-/// The pass that pairs go through, and their rows in it.
-type Place = (usize, Vec<usize>);
+/// The pass that a pair goes through, and its row in it.
+type Place = (usize, usize);
 
-/// The pass of these pairs and their rows in it; `None` without pairs.
-fn place(passes: &mut Vec<Pass>, pairs: &Pairs) -> Option<Place> {
-    if pairs.is_empty() {
-        return None;
+/// The pass and the row of each of these pairs. Those of class tokens may be in several passes, others are in one.
+fn place(passes: &mut Vec<Pass>, pairs: &Pairs) -> Vec<Place> {
+    let class_tokens = pairs.read == Read::ClassTokens;
+    let takes: Vec<usize> = (0..passes.len())
+        .filter(|at| passes[*at].takes(pairs))
+        .collect();
+    let mut own = takes.iter().copied();
+    let mut own = own.find(|at| passes[*at].is_of_class_tokens() == class_tokens);
+    let mut places = Vec::with_capacity(pairs.len());
+    for i in 0..pairs.len() {
+        let row = pairs.row(i);
+        let mut elsewhere = takes.iter().copied().filter(|_| class_tokens);
+        let there = elsewhere.find(|at| passes[*at].has(&row));
+        let at = there.or(own).unwrap_or_else(|| {
+            passes.push(Pass::new(pairs));
+            passes.len() - 1
+        });
+        if there.is_none() {
+            own = Some(at);
+        }
+        places.push((at, passes[at].add(pairs, row)));
     }
-    let found = passes.iter().position(|pass| pass.takes(pairs));
-    let at = found.unwrap_or_else(|| {
-        passes.push(Pass::new(pairs));
-        passes.len() - 1
+    places
+}
+
+/// The outputs of pairs, in their order; `None` without pairs.
+fn gathered(outputs: &[FusionOutput], places: &[Place]) -> Option<FusionOutput> {
+    let (first, _) = places.first()?;
+    let rows_in = |pass: usize| -> Vec<usize> {
+        let own = places.iter().filter(|(at, _)| *at == pass);
+        own.map(|(_, row)| *row).collect()
+    };
+    if places.iter().all(|(at, _)| at == first) {
+        return Some(outputs[*first].rows(&rows_in(*first)));
+    }
+    // Only class tokens are of several passes.
+    let passes: Vec<usize> = (0..outputs.len())
+        .filter(|pass| places.iter().any(|(at, _)| at == pass))
+        .collect();
+    let parts = passes.iter();
+    let parts: Vec<FusionOutput> = parts
+        .map(|pass| outputs[*pass].class_tokens().rows(&rows_in(*pass)))
+        .collect();
+    // The pairs of each pass, one pass after the other.
+    let joined = passes.iter().flat_map(|pass| {
+        let all = places.iter().enumerate();
+        all.filter(move |(_, (at, _))| at == pass).map(|(i, _)| i)
     });
-    Some((at, passes[at].add(pairs)))
+    let mut rows = vec![0; places.len()];
+    joined.enumerate().for_each(|(row, i)| rows[i] = row);
+    Some(FusionOutput::joined(&parts).rows(&rows))
 }
 
 /// Rows that go through the cross-modal encoder together.
@@ -225,6 +292,8 @@ struct Pass {
     sides: Sides,
     class_attention: bool,
     text_attention: Option<usize>,
+    /// What any of the pairs reads.
+    read: Read,
     stories: bool,
     /// The rows of text and image in their tables.
     rows: Vec<Row>,
@@ -246,6 +315,7 @@ impl Pass {
             sides: pairs.sides,
             class_attention: pairs.class_attention,
             text_attention: pairs.text_attention,
+            read: pairs.read,
             stories: pairs.stories,
             rows: Vec::new(),
             places: HashMap::new(),
@@ -268,23 +338,25 @@ impl Pass {
             && self.stories == other.stories
     }
 
-    /// Adds the pairs that are not there yet; returns the row of each pair.
-    fn add(&mut self, pairs: &Pairs) -> Vec<usize> {
+    /// Whether the pass is of pairs of which nothing but the class tokens is read.
+    fn is_of_class_tokens(&self) -> bool {
+        self.read == Read::ClassTokens
+    }
+
+    fn has(&self, row: &Row) -> bool {
+        self.places.contains_key(row)
+    }
+
+    /// Adds a pair if it is not there yet; returns its row.
+    fn add(&mut self, pairs: &Pairs, row: Row) -> usize {
         self.sides = self.sides.and(pairs.sides);
         self.class_attention |= pairs.class_attention;
         self.text_attention = self.text_attention.or(pairs.text_attention);
-        (0..pairs.len())
-            .map(|i| {
-                let text = pairs.texts.get(i).map(|text| (pairs.text.clone(), *text));
-                let image = pairs.images.get(i);
-                let image = image.map(|image| (pairs.second.clone(), *image));
-                let row = (text, image);
-                *self.places.entry(row.clone()).or_insert_with(|| {
-                    self.rows.push(row);
-                    self.rows.len() - 1
-                })
-            })
-            .collect()
+        self.read = self.read.and(pairs.read);
+        *self.places.entry(row.clone()).or_insert_with(|| {
+            self.rows.push(row);
+            self.rows.len() - 1
+        })
     }
 
     fn run(&self, backbone: &Backbone, encoded: &Encoded, keep: Keep) -> FusionOutput {
@@ -312,6 +384,7 @@ impl Pass {
             layers: self.layers,
             sides: self.sides,
             class_attention: self.class_attention,
+            read: self.read,
         };
         let fused = match (&texts, &second) {
             (Some(texts), Some(second)) => {
@@ -382,5 +455,82 @@ impl Pass {
             })
             .collect();
         table.map(|table| table.select(&ints(rows, &table.class.device())))
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::{Device, Tensor, TensorData};
+
+    use super::*;
+
+    const POSITIONS: usize = 3;
+
+    /// What a pass would give: the state of a position says which text, which image and which position it is of.
+    fn output(pass: &Pass) -> FusionOutput {
+        let positions = if pass.is_of_class_tokens() {
+            1
+        } else {
+            POSITIONS
+        };
+        let rows = pass.rows.iter().flat_map(|(text, image)| {
+            let text = text.as_ref().map_or(0, |(_, sample)| *sample);
+            let image = image.as_ref().map_or(0, |(_, sample)| *sample);
+            (0..positions).map(move |at| (100 * text + 10 * image + at) as f32)
+        });
+        let data = TensorData::new(rows.collect::<Vec<_>>(), [pass.rows.len(), positions, 1]);
+        FusionOutput {
+            text: Some(Tensor::from_data(data, &Device::flex())),
+            image: None,
+            grounded: None,
+            gates: Vec::new(),
+            attention: Vec::new(),
+            class_attention: None,
+            text_attention: None,
+        }
+    }
+
+    fn pairs(of: &[(usize, usize)], read: Read) -> Pairs {
+        let mut pairs = Pairs::default().reading(read);
+        of.iter()
+            .for_each(|(text, image)| pairs.push(*text, *image, true));
+        pairs
+    }
+
+    fn first_numbers(fused: &FusionOutput) -> Vec<f32> {
+        let firsts = fused.text().clone().narrow(1, 0, 1).into_data();
+        firsts.iter::<f32>().collect()
+    }
+
+    /// Pairs whose class tokens alone are read take them from where all is read, or from a pass of their own; each pair is computed once.
+    #[test]
+    fn class_tokens_come_from_where_they_are() {
+        let whole = pairs(&[(0, 0), (1, 1), (2, 2)], Read::Whole);
+        let firsts = pairs(&[(2, 1), (1, 1), (0, 2), (2, 1), (0, 0)], Read::ClassTokens);
+        let mut passes = Vec::new();
+        let of_whole = place(&mut passes, &whole);
+        let of_firsts = place(&mut passes, &firsts);
+        let counts: Vec<usize> = passes.iter().map(|pass| pass.rows.len()).collect();
+        assert_eq!(counts, [3, 2]);
+        let outputs: Vec<FusionOutput> = passes.iter().map(output).collect();
+        let all = gathered(&outputs, &of_whole).unwrap();
+        assert_eq!(all.text().dims(), [3, POSITIONS, 1]);
+        assert_eq!(first_numbers(&all), [0.0, 110.0, 220.0]);
+        let read = gathered(&outputs, &of_firsts).unwrap();
+        assert_eq!(read.text().dims(), [5, 1, 1]);
+        assert_eq!(first_numbers(&read), [210.0, 110.0, 20.0, 210.0, 0.0]);
+        assert!(gathered(&outputs, &[]).is_none());
+    }
+
+    /// A pass in which a text's states are read, and class tokens of both, computes everything.
+    #[test]
+    fn a_pass_computes_what_any_of_its_pairs_reads() {
+        let mut passes = Vec::new();
+        place(&mut passes, &pairs(&[(0, 0)], Read::Text));
+        assert_eq!(passes[0].read, Read::Text);
+        place(&mut passes, &pairs(&[(1, 1)], Read::ClassTokens));
+        assert_eq!((passes.len(), passes[0].read), (2, Read::Text));
+        place(&mut passes, &pairs(&[(0, 0)], Read::ClassTokens));
+        assert_eq!((passes.len(), passes[0].read), (2, Read::Whole));
     }
 }

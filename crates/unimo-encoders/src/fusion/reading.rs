@@ -13,6 +13,7 @@ use unimo_core::mask::PaddingMask;
 
 use super::{CrossModalEncoder, crossed};
 use crate::managers::ManagerMemory;
+use crate::output::{Keep, Read};
 
 /// What the text stream has read so far, and what it reads of the images.
 #[derive(Debug, Clone)]
@@ -92,9 +93,13 @@ impl CrossModalEncoder {
                 levels: Levels::Unread(self.memory(image, &states)),
                 manager: self.text.remember(layer, &v),
             });
+            // Nothing reads the states after the last layer.
+            if layer + 1 == self.config.layers {
+                break;
+            }
             if let Some(stream) = &self.image {
-                let keep = crate::output::Keep::Nothing;
-                (v, _, _) = stream.layers[layer].forward((y, mask.into()), None, keep);
+                let own = (y, mask.into(), Read::Whole.of(v.dims()[1]));
+                (v, _, _) = stream.layers[layer].forward(own, None, Keep::Nothing);
             }
             states.push(v.clone());
         }

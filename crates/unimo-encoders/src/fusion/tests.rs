@@ -166,3 +166,61 @@ fn contradictions_are_named() {
         "link"
     );
 }
+
+/// Less is computed where less is read, and what is read has the same values and gradients, for every kind.
+#[test]
+fn what_is_read_is_as_if_all_were_read() {
+    let device = Device::flex().autodiff();
+    let mask = PaddingMask::from_lengths(&[4, 3], 4, &device);
+    for config in small::every_kind(GATE_BETA) {
+        let encoder = config.init(&mut Init::new(&device, 1), 8, 8);
+        // The read states, and the gradients of the inputs by them.
+        let read = |read: Read, wanted: Read| {
+            let fixed = |state: Tensor<3>| state.detach().require_grad();
+            let text: Vec<_> = states(&device, 4).into_iter().map(fixed).collect();
+            let image: Vec<_> = states(&device, 5).into_iter().map(fixed).collect();
+            let masks = (&mask, None);
+            let fused = encoder.forward_reading((&text, &image), masks, read, Keep::Nothing);
+            assert_eq!(fused.image.is_none(), read == Read::Text);
+            let fused = match wanted {
+                Read::ClassTokens => fused.class_tokens(),
+                Read::Text | Read::Whole => fused,
+            };
+            let mut read = vec![fused.text().clone()];
+            if wanted == Read::ClassTokens {
+                read.extend(fused.image.clone());
+            }
+            // Later numbers weigh more, so that none stands for another.
+            let weighted = read.iter().map(|states| {
+                let count = states.dims().iter().product::<usize>() as i64;
+                let weights = Tensor::<1, burn::tensor::Int>::arange(0..count, &device).float();
+                (states.clone() * weights.reshape(states.dims())).sum()
+            });
+            let sum = weighted.reduce(|a, b| a + b).unwrap();
+            let gradients = sum.backward();
+            let inputs = text.iter().chain(&image);
+            let of_inputs = inputs.filter_map(|input| input.grad(&gradients));
+            let of_inputs: Vec<_> = of_inputs.map(Tensor::into_data).collect();
+            let read = read.into_iter().map(|states| states.inner().into_data());
+            (read.collect::<Vec<_>>(), of_inputs)
+        };
+        for wanted in [Read::ClassTokens, Read::Text] {
+            let (all, gradients) = read(Read::Whole, wanted);
+            let (ours, own) = read(wanted, wanted);
+            assert_eq!((ours.len(), own.len()), (all.len(), gradients.len()));
+            assert!(own.len() >= 2);
+            let pairs = ours.iter().zip(&all).chain(own.iter().zip(&gradients));
+            for (ours, all) in pairs {
+                // The sums of the gradients are some hundred times as large as the states.
+                let tolerance = Tolerance::relative(TOLERANCE).set_absolute(100.0 * TOLERANCE);
+                ours.assert_approx_eq::<f32>(all, tolerance);
+            }
+        }
+        // What is kept is of all positions.
+        let (text, image) = (states(&device, 4), states(&device, 5));
+        let masks = (&mask, None);
+        let kept =
+            encoder.forward_reading((&text, &image), masks, Read::ClassTokens, Keep::Attention);
+        assert_eq!(kept.text().dims(), [2, 4, 8]);
+    }
+}

@@ -26,7 +26,7 @@ use unimo_core::kernels;
 use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear};
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::names::{Form, Rule, rule};
-use unimo_encoders::output::FusionOutput;
+use unimo_encoders::output::{FusionOutput, Read};
 
 use crate::context::Context;
 use crate::encoded::Encoded;
@@ -313,7 +313,8 @@ impl Objective for Itm {
 
     fn pairs(&self, encoded: &Encoded, rng: &mut ChaCha8Rng) -> Vec<Pairs> {
         let choice = self.config.choice();
-        vec![self.config.layout.pairs(&encoded.partners, choice, rng)]
+        let pairs = self.config.layout.pairs(&encoded.partners, choice, rng);
+        vec![pairs.reading(Read::ClassTokens)]
     }
 
     fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {

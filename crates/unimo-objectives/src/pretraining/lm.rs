@@ -23,6 +23,7 @@ use unimo_batch::{ConfigError, Slices, Texts, config};
 use unimo_core::init::Init;
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::joint::interleaved::Layout;
+use unimo_encoders::output::Read;
 
 use crate::context::Context;
 use crate::encoded::Encoded;
@@ -203,10 +204,8 @@ impl Objective for Lm {
         if self.config.stories {
             return vec![Pairs::stories(encoded.samples)];
         }
-        vec![Pairs::present(
-            encoded,
-            (TextKind::LeftToRight, ImageKind::Plain),
-        )]
+        let kinds = (TextKind::LeftToRight, ImageKind::Plain);
+        vec![Pairs::present(encoded, kinds).reading(Read::Text)]
     }
 
     fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {

@@ -29,6 +29,7 @@ use unimo_core::kernels;
 use unimo_core::layers::{Activation, Embedding, LayerNorm, Linear};
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::names::{Form, Rule, rule};
+use unimo_encoders::output::Read;
 
 use crate::context::Context;
 use crate::encoded::Encoded;
@@ -570,18 +571,18 @@ impl Objective for Mlm {
             let of = |rows, text| Pairs {
                 text,
                 image,
-                ..Pairs::of_rows(rows)
+                ..Pairs::of_rows(rows).reading(Read::Text)
             };
             return vec![
                 of(both, TextKind::Masked),
                 of(on, TextKind::MaskedLeftToRight),
             ];
         }
-        let own = Pairs::present(encoded, (TextKind::Masked, image));
+        let own = Pairs::present(encoded, (TextKind::Masked, image)).reading(Read::Text);
         let by_teacher = self.distil.is_some().then(|| Pairs {
             text: TextKind::Masked,
             by: By::Teacher,
-            ..Pairs::matched(encoded.samples)
+            ..Pairs::matched(encoded.samples).reading(Read::Text)
         });
         std::iter::once(own).chain(by_teacher).collect()
     }

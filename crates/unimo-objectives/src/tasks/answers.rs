@@ -33,7 +33,7 @@ use unimo_core::kernels;
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::features::ImageFeatures;
 use unimo_encoders::joint::View;
-use unimo_encoders::output::Keep;
+use unimo_encoders::output::{self, Keep};
 
 use crate::context::Context;
 use crate::labels::{count_correct, ints};
@@ -211,6 +211,7 @@ impl Answers {
         let images = images(context).select(&ints(samples, context.device));
         let view = View {
             prefix: Some(1),
+            read: output::Read::Text,
             ..View::default()
         };
         let fused = backbone.fuse_parts(Some(&read), Some(&images), &view, Keep::Nothing);

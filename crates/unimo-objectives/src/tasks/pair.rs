@@ -8,6 +8,7 @@ use burn::tensor::{Tensor, assert_shape};
 use unimo_batch::{ConfigError, config};
 use unimo_core::init::Init;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
+use unimo_encoders::output::Read;
 
 use crate::encoded::Encoded;
 use crate::pairs::{Fused, Pairs};
@@ -94,7 +95,9 @@ impl PairTask<'_> {
                 ..Pairs::matched(encoded.samples)
             });
         }
-        all
+        // Every pooling is of class tokens.
+        let each = all.into_iter();
+        each.map(|pairs| pairs.reading(Read::ClassTokens)).collect()
     }
 }
 

@@ -32,7 +32,7 @@ use unimo_core::kernels;
 use unimo_core::layers::Linear;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::names::{Form, Rule, rule};
-use unimo_encoders::output::FusionOutput;
+use unimo_encoders::output::{FusionOutput, Read};
 
 use crate::context::Context;
 use crate::encoded::Encoded;
@@ -215,6 +215,7 @@ impl Objective for Ranking {
                 texts.push(text, own, false);
             }
         }
+        let texts = texts.reading(Read::ClassTokens);
         if !self.config.images {
             return vec![texts];
         }
@@ -231,7 +232,7 @@ impl Objective for Ranking {
                 images.push(own, image, false);
             }
         }
-        vec![texts, images]
+        vec![texts, images.reading(Read::ClassTokens)]
     }
 
     fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {

@@ -33,7 +33,6 @@ use unimo_data::{ConceptReader, Concepts, Encoded, Pad, ReadError, TextTokenizer
 use unimo_encoders::clip::Clip;
 use unimo_encoders::features::{ImageFeatures, TextFeatures};
 use unimo_encoders::image::ImageEncoder;
-use unimo_encoders::output::Keep;
 use unimo_encoders::public::folder_of;
 use unimo_encoders::text::TextEncoder;
 use unimo_objectives::pretraining::mlm::Mlm;
@@ -593,7 +592,7 @@ impl Predictor {
         images: &ImageFeatures,
     ) -> Result<Vec<f32>, TrainError> {
         let itm = self.itm(model)?;
-        let fused = model.backbone.fuse(texts, images, Keep::Nothing);
+        let fused = model.backbone.fuse_class_tokens(texts, images);
         Ok(host(itm.scores(&model.backbone, &fused)))
     }
 

@@ -14,7 +14,6 @@ use unimo_batch::{Images, Regions, Texts};
 use unimo_core::world::World;
 use unimo_data::{DataError, EvalSet, Pad, TextTokenizer};
 use unimo_encoders::features::{ImageFeatures, Pictures, TextFeatures};
-use unimo_encoders::output::Keep;
 use unimo_encoders::region::RegionInput;
 use unimo_eval::retrieval::{Blocks, DualEmbeddings, Embeddings};
 use unimo_eval::{ModelError, Pair, RetrievalModel};
@@ -432,7 +431,7 @@ impl RetrievalModel for Encoded<'_> {
         let images = block(first.image, images, self.images());
         let texts = block(first.text, texts, self.texts());
         let (texts, images) = self.rows_of(pairs, (images, texts), true)?;
-        let fused = self.model.backbone.fuse(&texts, &images, Keep::Nothing);
+        let fused = self.model.backbone.fuse_class_tokens(&texts, &images);
         let heads = &self.model.objectives;
         let scores = heads.match_scores(&self.model.backbone, &fused);
         Ok(host(scores.ok_or("the model has no matching head")?))

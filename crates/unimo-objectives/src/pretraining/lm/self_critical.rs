@@ -22,7 +22,7 @@ use unimo_batch::{ConfigError, Texts, config};
 use unimo_core::kernels;
 use unimo_encoders::features::ImageFeatures;
 use unimo_encoders::joint::View;
-use unimo_encoders::output::Keep;
+use unimo_encoders::output::{Keep, Read};
 
 use super::{Lm, next_words};
 use crate::context::Context;
@@ -273,6 +273,7 @@ impl Drawing<'_> {
         let images = images.select(&repeated(count, self.config.samples, context));
         let view = View {
             prefix: Some(1),
+            read: Read::Text,
             ..View::default()
         };
         let fused = backbone.fuse_parts(Some(&texts), Some(&images), &view, Keep::Nothing);
