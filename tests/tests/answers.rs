@@ -88,7 +88,7 @@ fn predicted(run: &Path, format: Format, out: &Path) -> Result<String, String> {
         data: None,
         set: Vec::new(),
         labels: None,
-        split: Split::Val,
+        split: Some(Split::Val),
         limit: 0,
         format,
         out: Some(out.to_owned()),
@@ -193,7 +193,7 @@ fn rows_that_were_refused_are_in_the_predictions_and_in_no_results_file() {
             folder.path().display()
         )],
         labels: None,
-        split: Split::Val,
+        split: Some(Split::Val),
         limit: 0,
         format,
         out: Some(out.clone()),

@@ -8,6 +8,7 @@ use image::{Rgb, RgbImage};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use tempfile::TempDir;
+use unimo_train::apply::predict::{self, Format, PredictArgs};
 use unimo_train::checkpoint;
 use unimo_train::device::DeviceChoice;
 use unimo_train::recipe::{Overrides, Recipe};
@@ -128,6 +129,57 @@ fn folders_of_colours_are_told_apart() {
         row.map(|count| count.as_u64().unwrap()).sum::<u64>()
     });
     assert_eq!(sums.collect::<Vec<_>>(), [5, 5, 5]);
+    classifies_images_without_labels(&run, folder.path());
+}
+
+/// Images that nobody has labelled: a folder of them, and lists that have no column of labels. All of them, in their order.
+fn classifies_images_without_labels(run: &Path, folder: &Path) {
+    let flat = folder.join("flat");
+    fs::create_dir_all(&flat).unwrap();
+    let mut csv = "image\n".to_owned();
+    let mut lines = String::new();
+    for (number, (_, colour)) in COLOURS.iter().cycle().take(40).enumerate() {
+        let name = format!("{number:02}.png");
+        let picture = RgbImage::from_pixel(16, 16, Rgb(*colour));
+        picture.save(flat.join(&name)).unwrap();
+        csv += &format!("{name}\n");
+        lines += &format!("{}\n", serde_json::json!({ "image": name }));
+    }
+    let (list, columns) = (flat.join("a.jsonl"), flat.join("a.csv"));
+    let predicted = |data: &Path| {
+        let out = folder.join("out.jsonl");
+        predict::run(&PredictArgs {
+            run: run.to_owned(),
+            step: None,
+            data: Some(data.to_owned()),
+            set: Vec::new(),
+            labels: None,
+            split: None,
+            limit: 0,
+            format: Format::Jsonl,
+            out: Some(out.clone()),
+            device: DeviceChoice::Flex,
+        })
+        .unwrap();
+        let text = fs::read_to_string(&out).unwrap();
+        let rows = text.lines().map(|line| {
+            let row: Value = serde_json::from_str(line).unwrap();
+            assert!(row["answer"].is_null(), "{line}");
+            row["prediction"].as_str().unwrap().to_owned()
+        });
+        rows.collect::<Vec<_>>()
+    };
+    let expected: Vec<&str> = COLOURS
+        .iter()
+        .map(|(class, _)| *class)
+        .cycle()
+        .take(40)
+        .collect();
+    assert_eq!(predicted(&flat), expected);
+    fs::write(&list, lines).unwrap();
+    assert_eq!(predicted(&list), expected);
+    fs::write(&columns, csv).unwrap();
+    assert_eq!(predicted(&columns), expected);
 }
 
 /// Texts whose first word is the label, or labels drawn by a rule that has nothing to do with the text.

@@ -66,7 +66,7 @@ fn predicted(run: &Path, format: Format, out: &Path) -> Result<Vec<Value>, Strin
         data: None,
         set: Vec::new(),
         labels: None,
-        split: Split::Val,
+        split: Some(Split::Val),
         limit: 0,
         format,
         out: Some(out.to_owned()),

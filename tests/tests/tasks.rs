@@ -124,7 +124,7 @@ fn answers_and_judges(name: &str, key: &str) {
         data: None,
         set: Vec::new(),
         labels: None,
-        split: unimo_data::Split::Val,
+        split: Some(unimo_data::Split::Val),
         limit: 0,
         format,
         out: Some(out.to_owned()),
@@ -166,7 +166,7 @@ fn answers_and_judges(name: &str, key: &str) {
     assert!(error.contains("no sample of split test"), "{error}");
     let nothing = folder.path().join("nothing.jsonl");
     let error = predict::run(&PredictArgs {
-        split: unimo_data::Split::Test,
+        split: Some(unimo_data::Split::Test),
         ..args(Format::Jsonl, &nothing)
     })
     .unwrap_err()
@@ -228,7 +228,7 @@ fn exports_and_predicts(name: &str) {
             data: None,
             set: data.iter().map(|set| format!("data.{set}")).collect(),
             labels: None,
-            split: unimo_data::Split::Val,
+            split: Some(unimo_data::Split::Val),
             limit: 0,
             format: Format::Jsonl,
             out: Some(out.clone()),

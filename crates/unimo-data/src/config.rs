@@ -549,6 +549,29 @@ impl DataConfig {
         }
     }
 
+    /// Holds out no share of what [`take_from`](Self::take_from) gave, so that all of it is one split, in its own order.
+    pub fn hold_out_nothing(&mut self) {
+        let shares = [
+            self.pairs.as_mut().map(|pairs| &mut pairs.val_fraction),
+            self.images.as_mut().map(|images| &mut images.val_fraction),
+            self.coco.as_mut().map(|coco| &mut coco.val_fraction),
+            self.vqa.as_mut().map(|vqa| &mut vqa.val_fraction),
+            self.webdataset.as_mut().map(|tars| &mut tars.val_fraction),
+            self.parquet.as_mut().map(|files| &mut files.val_fraction),
+        ];
+        shares.into_iter().flatten().for_each(|share| *share = 0.0);
+    }
+
+    /// Takes lists and folders without the labels that the settings name, as what is predicted may have none.
+    pub fn allow_unlabelled(&mut self) {
+        if let Some(pairs) = &mut self.pairs {
+            pairs.unlabelled = true;
+        }
+        if let Some(images) = &mut self.images {
+            images.unlabelled = true;
+        }
+    }
+
     /// Chooses the source for a path, recognised by content: tar shards, a folder or index of them, Parquet files or a folder of
     /// them, COCO captions, Karpathy splits, questions with images, a folder of images with or without a list, else a list of
     /// pairs. The path becomes the source's path; other settings in the source's table stay.

@@ -24,7 +24,7 @@ pub use images::{augment, processor, regions};
 pub use loader::bitext::{Bitext, Bitexts};
 pub use loader::codes::{CodesConfig, Making, PatchCodes};
 pub use loader::concepts::ConceptReader;
-pub use loader::each::{Choose, Each};
+pub use loader::each::{Choose, Each, Wanted};
 pub use loader::eval_set::{Caption, EvalSet, Item};
 pub use loader::skip::SkipList;
 pub use loader::story_set::{HeldStory, StorySet};

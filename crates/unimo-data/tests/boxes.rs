@@ -11,7 +11,7 @@ use unimo_data::images::{Resize, Window};
 use unimo_data::sources::refcoco::RefcocoConfig;
 use unimo_data::{
     Batches, DataConfig, Each, Label, Loader, LoaderSpec, MakeTarget, SkipList, SourceKind, Split,
-    TaskSet, TextTokenizer, open,
+    TaskSet, TextTokenizer, Wanted, open,
 };
 
 /// A box is the target where it is known.
@@ -67,7 +67,11 @@ fn spec(folder: &Path, split: Split, resize: Resize) -> LoaderSpec {
 
 fn each(spec: &LoaderSpec) -> Each {
     let known = |label: &Label| Ok(label.bounds.is_some());
-    Each::new(Arc::clone(&spec.source), &[spec.split], &known, "a box").unwrap()
+    let wanted = Wanted {
+        what: "a box",
+        images_alone: false,
+    };
+    Each::new(Arc::clone(&spec.source), &[spec.split], &known, wanted).unwrap()
 }
 
 #[test]

@@ -278,6 +278,8 @@ const PREDICT_EXAMPLES: &str = "\
 Examples:
   The run's own held-out questions, one JSON object a line:
     unimo predict runs/unimo3-vqa-tiny
+  Images that nobody has labelled, a folder or a list, all of them:
+    unimo predict runs/vit-classes-tiny --data photos --out classes.jsonl
   Other questions, and the file that the server of VQAv2 takes:
     unimo predict runs/unimo3-vqa-base --format vqa --out results.json --split test \\
       --set data.vqa.test.questions=v2_OpenEnded_mscoco_test2015_questions.json \\
@@ -654,6 +656,7 @@ fn eval(args: Eval, world: World) -> Result<(), TrainError> {
         data: args.data,
         regions: args.regions,
         set: args.set,
+        unlabelled: false,
         labels: args.labels,
         split: args.split,
         world,

@@ -52,6 +52,8 @@ pub struct Options {
     /// Changes of the run's `[data]`, such as `data.vqa.val.questions=FILE`, and of `[eval.grad_cam]` and
     /// `[eval.bitext]`.
     pub set: Vec<String>,
+    /// Whether a list need not have the column of labels that the run's data has, and images need not lie in folders of classes.
+    pub unlabelled: bool,
     /// The labels of the task, for a checkpoint that comes without them.
     pub labels: Option<PathBuf>,
     /// The split; `None`: the held-out one of the run's data, or all of other data.
@@ -272,6 +274,17 @@ impl Opened {
                 )));
             };
             *path = features.clone();
+        }
+        let share = |set: &String| {
+            let key = set.split('=').next().unwrap_or_default();
+            key.trim().ends_with(".val_fraction")
+        };
+        if options.data.is_some() && options.split.is_none() && !options.set.iter().any(share) {
+            // All of it is meant.
+            data.hold_out_nothing();
+        }
+        if options.unlabelled {
+            data.allow_unlabelled();
         }
         let source = unimo_data::open(&data)?;
         for note in source.notes() {

@@ -22,6 +22,15 @@ use crate::walks::Recorded;
 /// An `Err` says why it is wrong; it is listed with the unusable items.
 pub type Choose<'a> = &'a dyn Fn(&Label) -> Result<bool, String>;
 
+/// What samples are taken for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// What a text must have, such as `a box`, for the error where none has it.
+    pub what: &'static str,
+    /// Whether an image without a text and without a label is asked too, as [`Label::default`] is.
+    pub images_alone: bool,
+}
+
 /// A source with one sample for each text that is used, or for each image without texts.
 pub struct Each {
     source: Arc<dyn Source>,
@@ -40,7 +49,7 @@ struct Row {
 }
 
 impl Each {
-    /// The texts of `splits` that `choose` takes. `wanted` says what it takes them for, such as `a box`, if there is none.
+    /// The texts of `splits` that `choose` takes.
     ///
     /// # Errors
     ///
@@ -49,7 +58,7 @@ impl Each {
         source: Arc<dyn Source>,
         splits: &[Split],
         choose: Choose<'_>,
-        wanted: &'static str,
+        wanted: Wanted,
     ) -> Result<Self, DataError> {
         let mut each = Self {
             rejected: source.rejected().to_vec(),
@@ -59,14 +68,14 @@ impl Each {
             left_out: 0,
         };
         for split in splits {
-            each.read(*split, choose)
+            each.read(*split, choose, wanted)
                 .map_err(|error| DataError::unavailable(&error))?;
         }
         let used: usize = splits.iter().map(|split| each.rows[*split].len()).sum();
         let samples: usize = splits.iter().map(|split| each.source.len(*split)).sum();
         if used == 0 && samples > 0 {
             return Err(DataError::NothingToPredict {
-                wanted,
+                wanted: wanted.what,
                 source_name: each.source.describe(),
                 left_out: each.left_out,
                 rejected: each.rejected.first().map(ToString::to_string),
@@ -75,12 +84,17 @@ impl Each {
         Ok(each)
     }
 
-    fn read(&mut self, split: Split, choose: Choose<'_>) -> Result<(), SampleError> {
+    fn read(
+        &mut self,
+        split: Split,
+        choose: Choose<'_>,
+        wanted: Wanted,
+    ) -> Result<(), SampleError> {
         let mut first = 0;
         for size in self.source.shards(split) {
             let before = self.rows[split].len();
             for sample in first..first + size {
-                self.take(split, sample, choose)?;
+                self.take((split, sample), choose, wanted)?;
             }
             first += size;
             let now = self.rows[split].len();
@@ -89,16 +103,24 @@ impl Each {
         Ok(())
     }
 
-    fn take(&mut self, split: Split, sample: usize, choose: Choose<'_>) -> Result<(), SampleError> {
+    fn take(
+        &mut self,
+        (split, sample): (Split, usize),
+        choose: Choose<'_>,
+        wanted: Wanted,
+    ) -> Result<(), SampleError> {
         let row = |text: usize| Row {
             sample: sample as u32,
             text: text as u32,
         };
         // A damaged sample stays, so that it is met and listed as elsewhere.
-        let Some(labels) = SampleError::known(self.source.labels(split, sample))? else {
+        let Some(mut labels) = SampleError::known(self.source.labels(split, sample))? else {
             self.rows[split].push(row(0));
             return Ok(());
         };
+        if wanted.images_alone && labels.is_empty() && self.source.holds(split, sample).images {
+            labels.push(Label::default());
+        }
         for (text, label) in labels.iter().enumerate() {
             match choose(label) {
                 Ok(true) => self.rows[split].push(row(text)),

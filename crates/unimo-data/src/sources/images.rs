@@ -54,6 +54,9 @@ pub struct ImagesConfig {
     /// What the class of an image is; absent: images have no classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<Classes>,
+    /// Whether an image need not have a class: what is predicted may have none. No key of a recipe.
+    #[serde(skip)]
+    pub unlabelled: bool,
 }
 
 /// What the class of an image is.
@@ -73,6 +76,7 @@ impl ImagesConfig {
             test: Vec::new(),
             val_fraction: val_fraction(),
             classes: None,
+            unlabelled: false,
         }
     }
 }
@@ -92,6 +96,7 @@ impl SourceConfig for ImagesConfig {
         let mut pictures = Pictures {
             limits: *limits,
             classes: self.classes,
+            unlabelled: self.unlabelled.then_some(0),
             folders: Vec::new(),
             files: BySplit::default(),
             left_out: LeftOut::new("images"),
@@ -149,6 +154,8 @@ pub fn pictures_in(folder: &Path) -> Result<(Vec<PathBuf>, Option<String>), Data
 struct Pictures {
     limits: Limits,
     classes: Option<Classes>,
+    /// Number of images without a class, where they are allowed.
+    unlabelled: Option<usize>,
     /// The given folders, and whether the folders inside are splits.
     folders: Vec<(PathBuf, bool)>,
     /// Index of the folder, and path inside it.
@@ -234,12 +241,17 @@ impl Pictures {
             };
             if self.classes.is_some() {
                 match class_of(&path, divided) {
-                    Some(class) => classes.insert(class),
-                    None => {
-                        self.left_out.add("beside the folders of the classes");
-                        continue;
+                    Some(class) => {
+                        classes.insert(class);
                     }
-                };
+                    None => match &mut self.unlabelled {
+                        Some(count) => *count += 1,
+                        None => {
+                            self.left_out.add("beside the folders of the classes");
+                            continue;
+                        }
+                    },
+                }
             }
             self.files[split].push((number, path.into_boxed_path()));
         }
@@ -322,6 +334,12 @@ impl Source for Pictures {
         if of == 0 {
             let why = "the folders say which split an image is of";
             notes.extend(not_drawn(&self.name(), self.fraction, why));
+        }
+        if let Some(count) = self.unlabelled.filter(|count| *count > 0) {
+            notes.push(format!(
+                "{}: {count} images lie in no folder of a class, so that their class is not known",
+                self.name()
+            ));
         }
         if !self.empty.is_empty() {
             notes.push(format!(

@@ -143,9 +143,17 @@ pub struct PairsConfig {
         deserialize_with = "scalars"
     )]
     pub filter: BTreeMap<String, String>,
+    /// Whether the list need not have the column of labels: what is predicted may have none. No key of a recipe.
+    #[serde(skip)]
+    pub unlabelled: bool,
 }
 
 impl PairsConfig {
+    /// Whether rows may have images alone or texts alone.
+    fn may_lack(&self) -> bool {
+        self.label_column.is_some() || self.unlabelled
+    }
+
     /// The list at `path` with default columns.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
@@ -165,6 +173,7 @@ impl PairsConfig {
             val_fraction: val_fraction(),
             image_root: None,
             filter: BTreeMap::new(),
+            unlabelled: false,
         }
     }
 }
@@ -193,11 +202,11 @@ fn scalars<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<String, Strin
 }
 
 fn image_column() -> String {
-    "image".to_owned()
+    IMAGE_COLUMN.to_owned()
 }
 
 fn text_columns() -> Vec<String> {
-    vec!["caption".to_owned()]
+    vec![TEXT_COLUMN.to_owned()]
 }
 
 fn val_fraction() -> f64 {
@@ -275,6 +284,9 @@ fn some_names(key: &str, names: &[String]) -> Result<(), DataError> {
     Ok(())
 }
 
+const IMAGE_COLUMN: &str = "image";
+const TEXT_COLUMN: &str = "caption";
+
 /// Usual columns of other tools, for lists without the default ones.
 const IMAGE_COLUMNS: [&str; 6] = [
     "file_name",
@@ -285,6 +297,16 @@ const IMAGE_COLUMNS: [&str; 6] = [
     "path",
 ];
 const TEXT_COLUMNS: [&str; 3] = ["text", "captions", "title"];
+
+/// Names of a list's column with the image's path, the usual one first.
+pub fn image_columns() -> impl Iterator<Item = &'static str> {
+    std::iter::once(IMAGE_COLUMN).chain(IMAGE_COLUMNS)
+}
+
+/// Names of a list's column with the text, the usual one first.
+pub fn caption_columns() -> impl Iterator<Item = &'static str> {
+    std::iter::once(TEXT_COLUMN).chain(TEXT_COLUMNS)
+}
 
 /// The split column if the recipe names none.
 const DEFAULT_SPLIT_COLUMN: &str = "split";
@@ -310,6 +332,8 @@ pub struct Pairs {
     drawn: (usize, usize),
     /// Number of images whose rows are in several splits.
     torn: usize,
+    /// Number of captions that an image has already in the same split.
+    doubled: usize,
     /// Rows that have a key twice.
     repeated: Repeated,
     /// Columns that may say splits under another name.
@@ -318,6 +342,8 @@ pub struct Pairs {
     settled: [bool; 2],
     /// What rows hold; `None` until a row with labels decides.
     holds: Option<Holds>,
+    /// Whether the list has the column of labels, if one is named.
+    labelled: bool,
 }
 
 /// The contents of a usable row.
@@ -347,8 +373,9 @@ impl Pairs {
             let has = |column: &str| header.iter().any(|cell| cell == column);
             let found = settled.settle(&has);
             match &config.label_column {
-                None => found == [true; 2],
-                Some(label) => found != [false; 2] && has(label),
+                None if !config.unlabelled => found == [true; 2],
+                None => found != [false; 2],
+                Some(label) => found != [false; 2] && (config.unlabelled || has(label)),
             }
         };
         let layout = layout_of(&config.path, config.format, config.quotes, &fits)?;
@@ -366,10 +393,12 @@ impl Pairs {
             left_out: LeftOut::new("rows"),
             drawn: (0, 0),
             torn: 0,
+            doubled: 0,
             repeated: Repeated::default(),
             elsewhere: Elsewhere::default(),
             settled: [false; 2],
-            holds: config.label_column.is_none().then_some(BOTH),
+            holds: (!config.may_lack()).then_some(BOTH),
+            labelled: true,
             config: config.clone(),
         };
         let mut found = Listing::default();
@@ -380,6 +409,8 @@ impl Pairs {
                 header_seen = true;
                 pairs.settle(&|column| header.iter().any(|cell| cell == column));
                 check_header(&pairs.config, layout, &header)?;
+                let label = pairs.config.label_column.as_ref();
+                pairs.labelled = label.is_none_or(|label| header.contains(label));
                 pairs.decide();
                 pairs.header = header;
                 Ok(())
@@ -402,6 +433,10 @@ impl Pairs {
             return Err(pairs.nothing("the file is empty"));
         }
         seen.check(config)?;
+        if layout.is_json() {
+            let label = config.label_column.as_ref();
+            pairs.labelled = label.is_none_or(|label| seen.has(label));
+        }
         pairs.divide(found)?;
         if pairs.rows.iter().all(|(_, rows)| rows.len() == 0) {
             return Err(pairs.nothing("no row can be used"));
@@ -482,11 +517,15 @@ impl Pairs {
             self.rows[split].push(row.picture, row.span);
         }
         self.rows.iter_mut().for_each(|(_, rows)| rows.finish());
+        let mut doubled = 0;
         self.captions = told.map(|mut told| {
+            let all = told.len();
             told.sort_unstable();
             told.dedup();
+            doubled += all - told.len();
             told.len()
         });
+        self.doubled = doubled;
         Ok(())
     }
 

@@ -39,10 +39,10 @@ pub struct PredictArgs {
     /// The labels of a checkpoint that comes without them: a JSON list, or one label per line.
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
-    /// Split: val, test or train.
-    #[arg(long, default_value = "val", value_parser = inputs::split)]
-    pub split: Split,
-    /// Number of samples, drawn at random and always the same; 0: all.
+    /// Split: val, test or train [default: val of the run's own data, all of --data].
+    #[arg(long, value_parser = inputs::split)]
+    pub split: Option<Split>,
+    /// Number of samples of a split, drawn at random and always the same; 0: all.
     #[arg(long, default_value_t = 0)]
     pub limit: usize,
     /// What is written.
@@ -143,7 +143,8 @@ pub fn run_in(args: &PredictArgs, world: World) -> Result<(), TrainError> {
         data: args.data.clone(),
         set: args.set.clone(),
         labels: args.labels.clone(),
-        split: Some(args.split),
+        split: args.split,
+        unlabelled: true,
         ..Options::default()
     };
     if let Some(other) = args.set.iter().find(|set| !set.starts_with("data.")) {
@@ -156,15 +157,21 @@ pub fn run_in(args: &PredictArgs, world: World) -> Result<(), TrainError> {
     // Every unusable sample gets a line of its own.
     const ALL: f64 = 1.0;
     let skip = Arc::new(SkipList::in_memory(ALL));
-    let Some((set, targets)) = opened.task_set(args.split, &skip, true)? else {
+    let splits = opened.splits(&options);
+    let Some(targets) = opened.targets() else {
         return Err(TrainError::Run {
             path: opened.path.clone(),
             reason: "predicts nothing: it was trained without a task, such as [objectives.vqa]"
                 .to_owned(),
         });
     };
-    let refused = Refused::of(&*opened.source, args.split);
-    if set.is_empty() {
+    let mut sets = Vec::with_capacity(splits.len());
+    for split in &splits {
+        let set = opened.task_set(*split, &skip, true)?;
+        sets.extend(set.map(|(set, _)| set).filter(|set| !set.is_empty()));
+    }
+    let refused = Refused::of(&*opened.source, &splits);
+    if sets.is_empty() {
         let there = Split::ALL.into_iter().map(|split| {
             let count = opened.source.len(split);
             format!("{count} of {}", split.name())
@@ -177,17 +184,21 @@ pub fn run_in(args: &PredictArgs, world: World) -> Result<(), TrainError> {
         return Err(TrainError::Run {
             path: opened.path.clone(),
             reason: format!(
-                "has nothing to predict in split {}: of its data there are {}{rejected}",
-                args.split.name(),
+                "has nothing to predict{}: of its data there are {}{rejected}",
+                args.split
+                    .or(args.data.is_none().then_some(Split::Val))
+                    .map_or(String::new(), |split| format!(" in split {}", split.name())),
                 there.collect::<Vec<String>>().join(", ")
             ),
         });
     }
     args.format.fits(targets.task)?;
-    opened.look_at(args.split);
+    for split in &splits {
+        opened.look_at(*split);
+    }
     let mut writer = Results::new(args.format, &targets);
     writer.glue = opened.recipe.data.glue.as_ref().map(|glue| glue.task);
-    writer.check(&set, &refused)?;
+    writer.check(&sets, &refused)?;
     // The other ranks have the predictions too, and write them nowhere.
     let mut out = if opened.world.is_first() {
         Output::open(args.out.as_deref())?
@@ -196,11 +207,11 @@ pub fn run_in(args: &PredictArgs, world: World) -> Result<(), TrainError> {
     };
     // Of a part that was drawn, nothing says whether they would be in it.
     let listed = if args.limit == 0 { &*refused.own } else { &[] };
-    let read = write(&opened, &set, (&mut writer, listed), &mut out)?;
+    let read = write(&opened, &sets, (&mut writer, listed), &mut out)?;
+    let samples: usize = sets.iter().map(TaskSet::len).sum();
     if let (0, Some(first)) = (read.predicted, read.first) {
         return Err(TrainError::Check(format!(
-            "none of {} samples could be read; the first, {first}",
-            set.len()
+            "none of {samples} samples could be read; the first, {first}"
         )));
     }
     out.finish()?;
@@ -211,7 +222,7 @@ pub fn run_in(args: &PredictArgs, world: World) -> Result<(), TrainError> {
     if without > 0 {
         eprintln!(
             "{without} of {} samples could not be read; each has a line with the reason",
-            set.len() + listed.len()
+            samples + listed.len()
         );
     }
     let others = refused.own.len() - listed.len() + refused.of_any.len();
@@ -226,14 +237,14 @@ pub fn run_in(args: &PredictArgs, world: World) -> Result<(), TrainError> {
 
 /// Rows that were refused when the data was opened, and so are in no split.
 struct Refused {
-    /// Those of files that have samples of the split alone.
+    /// Those of files that have samples of the chosen splits alone.
     own: Vec<SampleError>,
     /// Those of files that have samples of other splits too: nothing says which split they are of.
     of_any: Vec<SampleError>,
 }
 
 impl Refused {
-    fn of(source: &dyn Source, split: Split) -> Self {
+    fn of(source: &dyn Source, splits: &[Split]) -> Self {
         let mut refused = Self {
             own: Vec::new(),
             of_any: Vec::new(),
@@ -245,9 +256,11 @@ impl Refused {
             let places = (0..source.len(split)).map(|index| source.place(split, index).file);
             places.collect()
         };
-        let own = files(split);
-        let others = Split::ALL.into_iter().filter(|other| *other != split);
-        let others: BTreeSet<String> = others.flat_map(files).collect();
+        let (own, others): (Vec<Split>, Vec<Split>) = Split::ALL
+            .into_iter()
+            .partition(|split| splits.contains(split));
+        let own: BTreeSet<String> = own.into_iter().flat_map(files).collect();
+        let others: BTreeSet<String> = others.into_iter().flat_map(files).collect();
         for row in source.rejected() {
             match (
                 own.contains(&row.place.file),
@@ -273,12 +286,13 @@ struct Read {
 
 fn write(
     opened: &Opened,
-    set: &TaskSet,
+    sets: &[TaskSet],
     (results, refused): (&mut Results<'_>, &[SampleError]),
     out: &mut Output,
 ) -> Result<Read, TrainError> {
     let mut bar = if opened.world.is_first() {
-        Progress::new(set.len() as u64, 0, "predicting")
+        let samples: usize = sets.iter().map(TaskSet::len).sum();
+        Progress::new(samples as u64, 0, "predicting")
     } else {
         Progress::silent()
     };
@@ -286,22 +300,24 @@ fn write(
     out.put(&results.head())?;
     let size = opened.recipe.eval.batch_size;
     let mut read = Read::default();
-    predict(model, &opened.world, set, size, &mut |(
-        predicted,
-        unusable,
-    )| {
-        bar.advance(predicted.len() + unusable.len());
-        read.predicted += predicted.len();
-        read.unusable += unusable.len();
-        for predicted in &predicted {
-            out.put(&results.line(predicted)?)?;
-        }
-        for (row, reason) in &unusable {
-            read.first.get_or_insert_with(|| reason.clone());
-            out.put(&results.unusable(row, reason)?)?;
-        }
-        Ok(())
-    })?;
+    for set in sets {
+        predict(model, &opened.world, set, size, &mut |(
+            predicted,
+            unusable,
+        )| {
+            bar.advance(predicted.len() + unusable.len());
+            read.predicted += predicted.len();
+            read.unusable += unusable.len();
+            for predicted in &predicted {
+                out.put(&results.line(predicted)?)?;
+            }
+            for (row, reason) in &unusable {
+                read.first.get_or_insert_with(|| reason.clone());
+                out.put(&results.unusable(row, reason)?)?;
+            }
+            Ok(())
+        })?;
+    }
     bar.finish();
     for row in refused {
         let line = json!({ "sample": row.place.to_string(), "error": row.reason });
@@ -404,7 +420,7 @@ impl<'a> Results<'a> {
     }
 
     /// Checks that a results file can have every sample once, before anything is predicted.
-    fn check(&mut self, set: &TaskSet, refused: &Refused) -> Result<(), TrainError> {
+    fn check(&mut self, sets: &[TaskSet], refused: &Refused) -> Result<(), TrainError> {
         if self.format == Format::Jsonl {
             return Ok(());
         }
@@ -421,8 +437,16 @@ impl<'a> Results<'a> {
                 refused.of_any.len()
             )));
         }
-        for number in 0..set.len() {
-            let row = set.row(number);
+        if self.format == Format::Glue && sets.len() > 1 {
+            return Err(TrainError::Check(
+                "--format glue numbers the samples of one split, and the data has several: --split names one"
+                    .to_owned(),
+            ));
+        }
+        let rows = sets
+            .iter()
+            .flat_map(|set| (0..set.len()).map(|number| set.row(number)));
+        for row in rows {
             match self.format {
                 Format::Glue if row.label.id.is_empty() => {}
                 _ => {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use unimo_batch::{ConfigError, TextRole};
 use unimo_data::{
     Batches, Choose, ConceptReader, Each, Label, LoaderSpec, SkipList, Source, Split, TaskSet,
-    TextTokenizer,
+    TextTokenizer, Wanted,
 };
 use unimo_objectives::Predicts;
 
@@ -123,15 +123,23 @@ pub(crate) fn for_task(
         return Ok(());
     };
     let choose = |label: &Label| targets.learns(label);
-    let wanted = wanted(targets.task.predicts);
+    let wanted = Wanted {
+        what: wanted(targets.task.predicts),
+        images_alone: targets.images_alone,
+    };
     let mut each = Each::new(Arc::clone(&spec.source), &[spec.split], &choose, wanted)?;
     if each.left_out() > 0 {
         let reason = match targets.task.predicts {
             Predicts::Box => "nothing says which box they refer to",
             _ => "no answer of theirs is one of the labels",
         };
+        let texts = if targets.images_alone {
+            "images"
+        } else {
+            "texts"
+        };
         say(format!(
-            "{} of {} texts are not trained on: {reason}",
+            "{} of {} {texts} are not trained on: {reason}",
             each.left_out(),
             each.left_out() + each.len(spec.split)
         ));
@@ -217,7 +225,11 @@ impl Judged<'_> {
             None => Ok(true),
         };
         let predicts = self.targets.map(|targets| targets.task.predicts);
-        self.chosen(split, &judges, predicts.map_or("a text", wanted))
+        let wanted = Wanted {
+            what: predicts.map_or("a text", wanted),
+            images_alone: self.targets.is_some_and(|targets| targets.images_alone),
+        };
+        self.chosen(split, &judges, wanted)
     }
 
     /// The samples of a split whose answer is one of these, as many as `eval.limit` says.
@@ -234,7 +246,11 @@ impl Judged<'_> {
             let answer = label.answer.as_ref();
             Ok(answer.is_some_and(|answer| answers.contains_key(answer)))
         };
-        self.chosen(split, &one_of, "one of the classes that are told apart")
+        let wanted = Wanted {
+            what: "one of the classes that are told apart",
+            images_alone: false,
+        };
+        self.chosen(split, &one_of, wanted)
     }
 
     /// The samples of a split whose texts refer to a box, as many as `eval.limit` says.
@@ -243,14 +259,18 @@ impl Judged<'_> {
     ///
     /// As [`set`](Self::set).
     pub(crate) fn with_boxes(&self, split: Split) -> Result<TaskSet, TrainError> {
-        self.chosen(split, &|label| Ok(label.bounds.is_some()), A_BOX)
+        let wanted = Wanted {
+            what: A_BOX,
+            images_alone: false,
+        };
+        self.chosen(split, &|label| Ok(label.bounds.is_some()), wanted)
     }
 
     fn chosen(
         &self,
         split: Split,
         choose: Choose<'_>,
-        wanted: &'static str,
+        wanted: Wanted,
     ) -> Result<TaskSet, TrainError> {
         let mut spec = LoaderSpec::new(
             &self.recipe.data,

@@ -23,6 +23,8 @@ pub struct Targets {
     pub raw_answers: bool,
     /// Whether the data has classes beside the labels, whose samples are left out.
     pub partial: bool,
+    /// Whether images are asked without a text, so that one without a label is asked too.
+    pub images_alone: bool,
     /// How many samples of each class are trained on, and the seed that chooses them; `None`: all.
     pub shots: Option<(usize, u64)>,
 }
@@ -42,6 +44,7 @@ impl Targets {
             labels,
             raw_answers: recipe.task.as_ref().is_some_and(|task| task.raw_answers),
             partial: is_partial(recipe),
+            images_alone: !recipe.reads_texts(),
             shots: recipe
                 .task
                 .as_ref()
@@ -223,6 +226,7 @@ mod tests {
             labels: Some(Labels::new(names).unwrap()),
             raw_answers: false,
             partial: false,
+            images_alone: false,
             shots: None,
         }
     }

@@ -91,10 +91,11 @@ fn lacking<'a>(
     };
     let (image, texts) = (&config.image_column, &config.text_columns);
     // A list with labels may have images alone or texts alone. What is named by hand must be there.
-    let labelled = config.label_column.is_some();
-    let no_images = labelled && *image == image_column() && texts.iter().any(|text| has(text));
-    let no_texts = labelled && *texts == text_columns() && has(image);
+    let no_images =
+        config.may_lack() && *image == image_column() && texts.iter().any(|text| has(text));
+    let no_texts = config.may_lack() && *texts == text_columns() && has(image);
     absent("label_column", config.label_column.as_slice())
+        .filter(|_| !config.unlabelled)
         .or_else(|| absent("image_column", std::slice::from_ref(image)).filter(|_| !no_images))
         .or_else(|| absent("text_columns", texts).filter(|_| !no_texts))
         .or_else(|| absent("language_columns", &config.language_columns))
@@ -169,14 +170,18 @@ impl Seen {
         }
     }
 
+    /// Whether a row has a column that the recipe names.
+    pub(super) fn has(&self, column: &str) -> bool {
+        !self.wanted.contains(column)
+    }
+
     /// Checks that every column that the recipe names is in at least one row.
     ///
     /// # Errors
     ///
     /// The key, and the columns that rows have.
     pub(super) fn check(&self, config: &PairsConfig) -> Result<(), DataError> {
-        let has = |column: &str| !self.wanted.contains(column);
-        match lacking(config, &has) {
+        match lacking(config, &|column| self.has(column)) {
             // Without rows there are no columns either, and another error says so.
             Some((key, column)) if !self.there.is_empty() => Err(DataError::config(
                 format!("data.pairs.{key}"),

@@ -133,9 +133,22 @@ impl Source for Pairs {
             let why = "every row says which split it is of";
             notes.extend(not_drawn(&self.list.name, fraction, why));
         }
+        if let Some(column) = self.config.label_column.as_ref().filter(|_| !self.labelled) {
+            notes.push(format!(
+                "{}: it has no column `{column}` (data.pairs.label_column), so that no label of its rows is known",
+                self.list.name
+            ));
+        }
         notes.extend(self.repeated.note(&self.list.name));
         if self.config.split_column.is_none() {
             notes.extend(self.elsewhere.note(&self.list.name));
+        }
+        // With labels, the same text may be said of an image again.
+        if self.doubled > 0 && self.config.label_column.is_none() {
+            notes.push(format!(
+                "{}: {} captions repeat one of the same image, and are read once",
+                self.list.name, self.doubled
+            ));
         }
         if self.torn > 0 {
             notes.push(format!(

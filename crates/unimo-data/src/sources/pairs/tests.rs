@@ -187,6 +187,15 @@ fn all_rows_of_a_picture_are_of_one_split_unless_they_say_otherwise() {
     let pairs = open("a.jsonl", torn, |_| ()).unwrap();
     assert_eq!((pairs.len(Split::Train), pairs.len(Split::Val)), (1, 1));
     assert!(pairs.notes()[0].contains("1 images are in several splits"));
+
+    let row = "{\"image\": \"1\", \"caption\": [\"a\", \"b\"], \"split\": \"train\"}\n";
+    let pairs = open("a.jsonl", row.repeat(3), |_| ()).unwrap();
+    assert_eq!(all(&pairs, Split::Train)[0].2.len(), 2);
+    let note = pairs.notes().concat();
+    assert!(
+        note.contains("4 captions repeat one of the same image"),
+        "{note}"
+    );
 }
 
 #[test]
