@@ -40,8 +40,8 @@ pub enum ListFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quotes {
-    /// As in RFC 4180: a quoted cell may contain line breaks, separators, and quotes as `""`. A cell that begins with a quote but
-    /// does not end with one is taken as it is.
+    /// As in RFC 4180: a quoted cell may contain line breaks, separators, and quotes as `""`; or as `\"`, as Spark and MySQL write them. A
+    /// cell that begins with a quote but does not end with one is taken as it is.
     #[default]
     Csv,
     /// Plain characters: a line is a row.
@@ -661,23 +661,44 @@ const MARK: &[u8] = b"\xef\xbb\xbf";
 pub(crate) const UNCLOSED: &str =
     "a quote is never closed; `quotes = \"raw\"` takes quotes as they are";
 
-/// Walks over the cells of a line. Passes on the range of each cell and whether it is quoted. `inside`: the line begins inside a
+/// How a cell is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Written {
+    Plain,
+    /// In quotes, with quotes inside as `""`.
+    Quoted,
+    /// In quotes, with quotes inside as `\"`.
+    Escaped,
+}
+
+/// Walks over the cells of a line. Passes on the range of each cell and how it is written. `inside`: the line begins inside a
 /// quoted cell. Returns whether it ends inside one; `None` if a cell that began on an earlier line turns out not to be quoted.
 fn walk(
     line: &[u8],
     mut inside: bool,
     delimiter: u8,
-    give: &mut dyn FnMut(Range<usize>, bool),
+    give: &mut dyn FnMut(Range<usize>, Written),
 ) -> Option<bool> {
     let mut start = 0;
+    let ends = |at: usize| line.get(at).is_none_or(|byte| *byte == delimiter);
     loop {
         if inside || line.get(start) == Some(&b'"') {
-            let mut at = if inside { start } else { start + 1 };
+            let first = if inside { start } else { start + 1 };
+            let (mut at, mut written) = (first, Written::Quoted);
             let closed = loop {
-                match memchr::memchr(b'"', &line[at..]) {
-                    None => break None,
-                    Some(found) if line.get(at + found + 1) == Some(&b'"') => at += found + 2,
-                    Some(found) => break Some(at + found + 1),
+                let Some(quote) = memchr::memchr(b'"', &line[at..]).map(|found| at + found) else {
+                    break None;
+                };
+                let escaped = quote > first && line[quote - 1] == b'\\';
+                let doubled = line.get(quote + 1) == Some(&b'"');
+                if doubled && !(escaped && ends(quote + 2)) {
+                    at = quote + 2;
+                } else if escaped && !ends(quote + 1) {
+                    // RFC 4180 has no quote here, so that nothing else can be meant.
+                    written = Written::Escaped;
+                    at = quote + 1;
+                } else {
+                    break Some(quote + 1);
                 }
             };
             let Some(closed) = closed else {
@@ -685,11 +706,11 @@ fn walk(
             };
             match line.get(closed) {
                 None => {
-                    give(start..closed, true);
+                    give(start..closed, written);
                     return Some(false);
                 }
                 Some(byte) if *byte == delimiter => {
-                    give(start..closed, true);
+                    give(start..closed, written);
                     start = closed + 1;
                     inside = false;
                     continue;
@@ -700,11 +721,11 @@ fn walk(
         }
         match memchr::memchr(delimiter, &line[start..]) {
             None => {
-                give(start..line.len(), false);
+                give(start..line.len(), Written::Plain);
                 return Some(false);
             }
             Some(found) => {
-                give(start..start + found, false);
+                give(start..start + found, Written::Plain);
                 start += found + 1;
             }
         }
@@ -718,14 +739,26 @@ fn cells(record: &[u8], layout: Layout) -> Record {
         return Ok(cells.map(str::to_owned).collect());
     }
     let mut cells = Vec::new();
-    walk(record, false, layout.delimiter, &mut |range, quoted| {
-        cells.push(if quoted {
-            text[range.start + 1..range.end - 1].replace("\"\"", "\"")
-        } else {
-            text[range].to_owned()
+    walk(record, false, layout.delimiter, &mut |range, written| {
+        let inner = || &text[range.start + 1..range.end - 1];
+        cells.push(match written {
+            Written::Plain => text[range].to_owned(),
+            Written::Quoted => inner().replace("\"\"", "\""),
+            Written::Escaped => unescaped(inner()),
         });
     });
     Ok(cells)
+}
+
+/// A text whose quotes and backslashes follow a backslash.
+fn unescaped(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.chars().peekable();
+    while let Some(letter) = rest.next() {
+        let meant = rest.next_if(|next| letter == '\\' && matches!(next, '"' | '\\'));
+        plain.push(meant.unwrap_or(letter));
+    }
+    plain
 }
 
 #[cfg(test)]
@@ -789,6 +822,25 @@ mod tests {
         assert_eq!(
             records("\"so\"\t\"open\nx\ty", raw),
             [(1, good(&["\"so\"", "\"open"])), (2, good(&["x", "y"]))]
+        );
+    }
+
+    /// As Spark and MySQL write quotes. A backslash before a closing quote is a backslash, as in RFC 4180.
+    #[test]
+    fn quotes_after_a_backslash_are_read() {
+        let good = |cells: &[&str]| Ok(cells.iter().map(|c| (*c).to_owned()).collect());
+        let text = r#""say \"hi\", so"	1
+"\"all\""	"C:\"
+"a \\ \"b\" \n
+c"	"d \""e"
+"#;
+        assert_eq!(
+            records(text, TSV),
+            [
+                (1, good(&[r#"say "hi", so"#, "1"])),
+                (2, good(&[r#""all""#, r"C:\"])),
+                (3, good(&["a \\ \"b\" \\n\nc", r#"d \"e"#])),
+            ]
         );
     }
 

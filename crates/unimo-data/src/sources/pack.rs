@@ -68,6 +68,7 @@ pub fn pack(
         return Err(DataError::config("data.source", source.describe(), allowed));
     }
     fs::create_dir_all(folder).map_err(|error| DataError::file("create", folder, error))?;
+    check_folder(folder)?;
     let mut packer = Packer {
         source,
         split,
@@ -119,6 +120,30 @@ pub fn pack(
         .map_err(|error| DataError::file("write", folder.join(INDEX), error.into()))?;
     write_whole(&folder.join(INDEX), &json)?;
     Ok(index)
+}
+
+/// Checks that every tar file of a folder was packed into it, and its index too: others are not written over.
+fn check_folder(folder: &Path) -> Result<(), DataError> {
+    let list = |error| DataError::file("list", folder, error);
+    let holds = |name: &str, why: &str| DataError::Manifest {
+        path: folder.to_owned(),
+        reason: format!("the folder holds {name}, {why}; choose another one, or empty it"),
+    };
+    for entry in fs::read_dir(folder).map_err(list)? {
+        let path = entry.map_err(list)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.ends_with(".tar") && !IndexHeader::path(&path).exists() {
+            return Err(holds(&name, "which was not packed into it"));
+        }
+        if name == INDEX {
+            let bytes = fs::read(&path).map_err(|error| DataError::file("read", &path, error))?;
+            if let Err(reason) = parse_pack(&bytes) {
+                let why = format!("which is no index of packed shards ({reason})");
+                return Err(holds(&name, &why));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Raised when the same source and settings begin to give other shards. 2: pairs of images; JPEGs are decoded as Pillow does.
@@ -231,7 +256,6 @@ impl Packer<'_> {
             progress(end);
         }
         let summed = tar.into_inner().map_err(wrong)?;
-        summed.inner.commit().map_err(wrong)?;
         let header = IndexHeader {
             format: IndexHeader::FORMAT.to_owned(),
             shard_bytes: summed.bytes,
@@ -245,7 +269,9 @@ impl Packer<'_> {
         };
         let bytes = shards::write_index(header, &items)
             .map_err(|reason| wrong(std::io::Error::other(reason)))?;
+        // The index comes first: a shard without one is not ours.
         write_whole(&IndexHeader::path(&path), &bytes)?;
+        summed.inner.commit().map_err(wrong)?;
         let shard = PackedShard {
             file: file.to_owned(),
             samples: items.len(),

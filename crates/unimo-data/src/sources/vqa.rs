@@ -77,6 +77,7 @@ struct Asked {
 struct Annotation {
     #[serde(deserialize_with = "id")]
     question_id: String,
+    image_id: Option<Identifier>,
     multiple_choice_answer: Option<String>,
     #[serde(default, deserialize_with = "or_default")]
     question_type: String,
@@ -141,7 +142,22 @@ struct Plain(String, String, #[serde(deserialize_with = "id")] String);
 /// Answers to a question, and the number of their annotation.
 struct Answered {
     number: u64,
+    /// The image that the annotation names; `None` if it names none.
+    image: Option<String>,
     label: Label,
+}
+
+impl Answered {
+    /// The label, if the annotation is of this image.
+    fn of(self, image: &str) -> Result<Label, String> {
+        match self.image {
+            Some(other) if other != image => Err(format!(
+                "its image id is {image}, and that of its annotation (number {}) is {other}",
+                self.number
+            )),
+            _ => Ok(self.label),
+        }
+    }
 }
 
 impl Part for VqaPart {
@@ -212,7 +228,7 @@ impl Part for VqaPart {
                                 asked.question_id
                             )
                         })?;
-                        found.label
+                        found.of(&asked.image_id)?
                     }
                 };
                 let label = Label {
@@ -375,7 +391,11 @@ impl VqaPart {
                     kinds: kinds.map(|(name, kind)| (name.to_owned(), kind)).collect(),
                     ..Label::default()
                 };
-                let answered = Answered { number, label };
+                let answered = Answered {
+                    number,
+                    image: found.image_id.map(|id| id.0),
+                    label,
+                };
                 answers.insert(found.question_id, answered);
                 Ok(())
             });
@@ -450,14 +470,25 @@ fn whole(asked: Whole, named: &dyn Fn(&String) -> Result<String, String>) -> Res
         (_, Some(Identifier(id))) => named(id)?,
         _ => return Err("neither `image` nor `image_id`".to_owned()),
     };
+    let own = answers_in(&asked.answer)?;
     let mut all = answers_in(&asked.answers)?;
-    all.extend(answers_in(&asked.answer)?);
+    let chosen = if all.is_empty() {
+        all.clone_from(&own);
+        None
+    } else if let Some(other) = own.iter().find(|answer| !all.contains(answer)) {
+        return Err(format!(
+            "`answer` is {other:?}, which `answers` does not have"
+        ));
+    } else {
+        // It says which of them to learn, and is not one more of them.
+        most_common(&own)
+    };
     let label = Label {
         id: asked
             .question_id
             .map(|Identifier(id)| id)
             .unwrap_or_default(),
-        answer: most_common(&all),
+        answer: chosen.or_else(|| most_common(&all)),
         answers: all,
         ..Label::default()
     };
@@ -487,17 +518,19 @@ mod tests {
         {"image_id": 42, "question": "Is it red?", "question_id": 42001},
         {"image_id": 42, "question": "Unanswered?", "question_id": 42002},
         {"image_id": 42, "question": "", "question_id": 42003},
-        {"image_id": [], "question": "x", "question_id": 1}]}"#;
+        {"image_id": [], "question": "x", "question_id": 1},
+        {"image_id": 8, "question": "Of which?", "question_id": 8000}]}"#;
 
     const ANNOTATIONS: &str = r#"{"annotations": [
-        {"question_id": 42000, "multiple_choice_answer": "net", "answer_type": "other",
+        {"question_id": 42000, "image_id": 42.0, "multiple_choice_answer": "net", "answer_type": "other",
          "answers": [{"answer": "net", "answer_id": 1}, {"answer": "a net", "answer_id": 2}, {"answer": "net", "answer_id": 3}]},
         {"question_id": 42001, "answers": [{"answer": "no"}, {"answer": "yes"}, {"answer": "yes"}]},
         {"question_id": 7000, "multiple_choice_answer": "2", "answers": []},
         {"question_id": 42003, "multiple_choice_answer": "x", "answers": []},
         {"question_id": 999, "multiple_choice_answer": "x", "answers": []},
         {"question_id": 42001, "multiple_choice_answer": "x", "answers": []},
-        {"question_id": 42002, "answers": []}]}"#;
+        {"question_id": 42002, "answers": []},
+        {"question_id": 8000, "image_id": 9, "multiple_choice_answer": "x", "answers": []}]}"#;
 
     const DATA: &str = r#"
         source = "vqa"
@@ -543,6 +576,11 @@ mod tests {
                 ),
                 ("q.json", 5, "empty question"),
                 ("q.json", 6, "identifier"),
+                (
+                    "q.json",
+                    7,
+                    "its image id is 8, and that of its annotation (number 8) is 9",
+                ),
                 ("a.json", 5, "no question has the id 999"),
             ],
         );
@@ -600,7 +638,9 @@ mod tests {
             {"image": "VizWiz_train_0.jpg", "question": "Which colour?", "answer": ["red", "red", "blue"], "dataset": "vqa"},
             {"image_id": 7.0, "question": "How many?", "answer": "two", "score": NaN},
             {"image": "VizWiz_test_1.jpg", "question": "Who knows?", "answers": null},
-            {"question": "Where?"}, {"image": "x.jpg", "question": "Why?", "answer": 5}]"#;
+            {"question": "Where?"}, {"image": "x.jpg", "question": "Why?", "answer": 5},
+            {"image": "x.jpg", "question": "Which?", "answer": "b", "answers": ["a", "a", "b"]},
+            {"image": "x.jpg", "question": "What?", "answer": "c", "answers": ["a", "a", "b"]}]"#;
         let folder = folder(&[("q.json", list), ("i/VizWiz_train_0.jpg", "2x2")]);
         let source = open(&folder, &format!("{DATA}image = \"{{id:3}}.png\"\n")).unwrap();
         assert_eq!(
@@ -608,7 +648,8 @@ mod tests {
             [
                 vec!["What is this?", "Which colour?"],
                 vec!["How many?"],
-                vec!["Who knows?"]
+                vec!["Who knows?"],
+                vec!["Which?"]
             ]
         );
         let sample = source.sample(Split::Train, 0).unwrap();
@@ -628,10 +669,19 @@ mod tests {
             &[
                 ("q.json", 5, "neither `image` nor `image_id`"),
                 ("q.json", 6, "an answer that is no text"),
+                (
+                    "q.json",
+                    8,
+                    "`answer` is \"c\", which `answers` does not have",
+                ),
             ],
         );
+        // The most common one is not learned where the file says another.
+        let label = &source.labels(Split::Train, 3).unwrap()[0];
+        assert_eq!(label.answer.as_deref(), Some("b"));
+        assert_eq!(label.answers, ["a", "a", "b"]);
         let unnamed = open(&folder, DATA).unwrap();
-        assert_eq!(unnamed.len(Split::Train), 2);
+        assert_eq!(unnamed.len(Split::Train), 3);
         assert!(
             unnamed.rejected()[0]
                 .reason

@@ -35,6 +35,9 @@ use beams::Beams;
 use limits::Limits;
 use sampling::Drawn;
 
+/// Largest number of beams. Each is a text that is read at every step, so memory grows with them.
+pub const MOST_BEAMS: usize = 1024;
+
 /// How captions are searched.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -120,7 +123,12 @@ fn one() -> f64 {
 impl GenerationConfig {
     /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        config::positive("beams", self.beams)?;
+        ConfigError::unless(
+            (1..=MOST_BEAMS).contains(&self.beams),
+            "beams",
+            self.beams,
+            format_args!("must be between 1 and {MOST_BEAMS}"),
+        )?;
         ConfigError::unless(
             self.length_penalty.is_finite(),
             "length_penalty",

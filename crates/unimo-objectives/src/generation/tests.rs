@@ -259,7 +259,9 @@ fn nothing_to_write_ends_the_search() {
 fn settings_that_contradict_are_named() {
     let key = |config: GenerationConfig| config.validate().unwrap_err().key;
     let base = GenerationConfig::default;
-    assert_eq!(key(GenerationConfig { beams: 0, ..base() }), "beams");
+    for beams in [0, MOST_BEAMS + 1] {
+        assert_eq!(key(GenerationConfig { beams, ..base() }), "beams");
+    }
     let long = GenerationConfig {
         min_length: 30,
         ..base()

@@ -258,11 +258,11 @@ fn packing_again_keeps_what_is_whole_and_gives_the_same_bytes() {
     assert_eq!(index.skipped[1].place.line, 11);
     let expected = files(whole.path());
 
-    // Interrupted in the third shard of five. The second one is also damaged, and one has no index.
+    // Interrupted in the third shard of five. The second one is also damaged, and of one there is the index alone, which is written first.
     let other = tempfile::tempdir().unwrap();
     go(other.path(), &mut quietly);
     fs::remove_file(other.path().join(INDEX)).unwrap();
-    fs::remove_file(other.path().join("000003.tar.index")).unwrap();
+    fs::remove_file(other.path().join("000003.tar")).unwrap();
     let damaged = other.path().join("000001.tar");
     let mut bytes = fs::read(&damaged).unwrap();
     bytes[700] ^= 1;
@@ -297,6 +297,24 @@ fn a_folder_of_something_else_is_refused() {
     .unwrap_err()
     .to_string();
     assert!(message.contains("something else"), "{message}");
+    // What others wrote is not written over: a tar file without an index of ours, and another kind of index.
+    for (name, bytes) in [("000000.tar", &b"mine"[..]), (INDEX, b"{\"mine\": 1}")] {
+        let foreign = tempfile::tempdir().unwrap();
+        fs::write(foreign.path().join(name), bytes).unwrap();
+        let error = pack(
+            &*scenes(10),
+            Split::Train,
+            foreign.path(),
+            &small(),
+            &mut quietly,
+        );
+        let message = error.unwrap_err().to_string();
+        assert!(
+            message.contains(name) && message.contains("choose another"),
+            "{message}"
+        );
+        assert_eq!(fs::read(foreign.path().join(name)).unwrap(), bytes);
+    }
     let nothing = Broken(scenes(10), |_| true);
     let empty = tempfile::tempdir().unwrap();
     let message = pack(&nothing, Split::Train, empty.path(), &small(), &mut quietly)

@@ -237,7 +237,7 @@ impl WebDataset {
         };
         self.classes.get(number).cloned().ok_or_else(|| {
             let known = self.classes.len();
-            format!("class {number}, but `classes` lists {known}")
+            format!("class {number}, but `data.webdataset.classes` lists {known} names")
         })
     }
 }
