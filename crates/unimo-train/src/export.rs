@@ -137,6 +137,9 @@ const SENTENCES: [&str; 3] = [
     "sentence_bert_config.json",
 ];
 
+/// The weights of an export.
+const WEIGHTS: &str = "model.safetensors";
+
 /// What lies beside exported weights.
 const WRITTEN: [&str; 5] = [
     CARD,
@@ -145,6 +148,30 @@ const WRITTEN: [&str; 5] = [
     labels::FILE_NAME,
     "preprocessor_config.json",
 ];
+
+/// A file in the folder that is none of an export that was interrupted.
+fn foreign(folder: &Path) -> Result<Option<String>, TrainError> {
+    let list = || TrainError::file("list", folder);
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(list()(error)),
+    };
+    // The weights are written first, so that without them nothing is what an interrupted export left.
+    let begun = folder.join(WEIGHTS).exists();
+    let mut foreign = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(list())?.file_name();
+        let name = name.to_string_lossy().into_owned();
+        let own = name == WEIGHTS || WRITTEN.contains(&name.as_str());
+        // Hidden ones are what a killed process left of a file, and those of systems.
+        if !(name.starts_with('.') || (begun && own)) {
+            foreign.push(name);
+        }
+    }
+    foreign.sort_unstable();
+    Ok(foreign.into_iter().next())
+}
 
 /// Runs the command; returns the folder.
 ///
@@ -158,14 +185,11 @@ pub fn run(args: &ExportArgs) -> Result<PathBuf, TrainError> {
             reason: "holds a model already: give another --out".to_owned(),
         });
     }
-    // The weights are written first, so that without them these are not what an interrupted export left.
-    let begun = args.out.join("model.safetensors").exists();
-    let there = WRITTEN.iter().find(|name| args.out.join(name).exists());
-    if let Some(name) = there.filter(|_| !begun) {
+    if let Some(name) = foreign(&args.out)? {
         return Err(TrainError::Run {
             path: args.out.clone(),
             reason: format!(
-                "holds {name}, which an export would replace: give a new folder as --out"
+                "holds {name}, and an export is a folder of its own: give a new or an empty one as --out"
             ),
         });
     }
@@ -174,7 +198,7 @@ pub fn run(args: &ExportArgs) -> Result<PathBuf, TrainError> {
         |what: &str| TrainError::Check(format!("{} has no {what} encoder of its own", args.model));
     let write_as = |json: Value, tensors, readers| -> Result<(), TrainError> {
         std::fs::create_dir_all(&args.out).map_err(TrainError::file("create", &args.out))?;
-        let weights = args.out.join("model.safetensors");
+        let weights = args.out.join(WEIGHTS);
         let tensors: Vec<export::Exported> = tensors;
         files::write_with(&weights, |out| export::write(out, &tensors))?;
         beside(args, &source)?;

@@ -1,7 +1,10 @@
 //! Files that a command is to write, checked before its work: none of them replaces what it reads, a file of a model, or another of them.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use image::ImageFormat;
 
 use crate::error::TrainError;
 
@@ -56,6 +59,17 @@ pub(crate) fn replace_nothing(
                 path.display()
             )));
         }
+        let of_run = |folder: &Path| {
+            let run = folder.parent();
+            folder.file_name().is_some_and(|name| name == CHECKPOINTS)
+                && run.is_some_and(|run| run.join("recipe.toml").is_file())
+        };
+        if folder.canonicalize().is_ok_and(|folder| of_run(&folder)) {
+            return Err(TrainError::Check(format!(
+                "{} cannot be written: among the checkpoints of a run only checkpoints may lie; give another name",
+                path.display()
+            )));
+        }
         let Ok(there) = path.canonicalize() else {
             continue;
         };
@@ -65,6 +79,10 @@ pub(crate) fn replace_nothing(
                 path.display()
             )))
         };
+        // A list may name it, and no command writes any of these.
+        if let Some(kind) = kind_of_data(&there) {
+            return refused(format!("and is {kind}"));
+        }
         for read in reads.iter().flatten() {
             if would_replace_read(&there, read) {
                 return refused(format!("and {} is read by this command", read.display()));
@@ -80,6 +98,36 @@ pub(crate) fn replace_nothing(
     }
     Ok(())
 }
+
+/// The folder of a run's checkpoints.
+const CHECKPOINTS: &str = "checkpoints";
+
+/// What a file of data is that is no result of a command, by its first bytes; `None` for others.
+fn kind_of_data(path: &Path) -> Option<&'static str> {
+    let mut start = Vec::new();
+    let file = std::fs::File::open(path).ok()?;
+    file.take(START).read_to_end(&mut start).ok()?;
+    let image = matches!(
+        image::guess_format(&start),
+        Ok(ImageFormat::Jpeg
+            | ImageFormat::Png
+            | ImageFormat::WebP
+            | ImageFormat::Gif
+            | ImageFormat::Tiff)
+    );
+    if image {
+        Some("an image")
+    } else if start.get(257..262) == Some(b"ustar") {
+        Some("a tar file")
+    } else if start.starts_with(b"PAR1") {
+        Some("a Parquet file")
+    } else {
+        None
+    }
+}
+
+/// As many bytes of a file as tell its kind: a header of a tar file.
+const START: u64 = 512;
 
 /// Kinds of files that results are, and neither images nor weights nor descriptions of a model.
 const RESULTS: [&str; 5] = ["html", "jsonl", "npy", "csv", "svg"];
@@ -169,6 +217,33 @@ mod tests {
         ] {
             check(name).unwrap();
         }
+    }
+
+    /// What only a list names, or nothing that the command knows.
+    #[test]
+    fn data_and_checkpoints_are_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let picture = image::RgbImage::new(2, 2);
+        picture.save(at("a.png")).unwrap();
+        std::fs::rename(at("a.png"), at("a.json")).unwrap();
+        std::fs::write(at("b.parquet"), b"PAR1....").unwrap();
+        let mut tar = vec![0; 600];
+        tar[257..262].copy_from_slice(b"ustar");
+        std::fs::write(at("c.tar"), tar).unwrap();
+        std::fs::create_dir_all(at("run/checkpoints")).unwrap();
+        std::fs::write(at("run/recipe.toml"), "").unwrap();
+        for (name, reason) in [
+            ("a.json", "an image"),
+            ("b.parquet", "a Parquet file"),
+            ("c.tar", "a tar file"),
+            ("run/checkpoints/new.json", "only checkpoints"),
+        ] {
+            let error = check(&[Some(&at(name))], &[], &[]).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+        std::fs::write(at("d.json"), "{}").unwrap();
+        check(&[Some(&at("d.json"))], &[], &[]).unwrap();
     }
 
     #[test]

@@ -101,6 +101,9 @@ const OF_OTHERS: [&str; 7] = [
     "report.html",
 ];
 
+/// The losses of logged steps.
+const METRICS: &str = "metrics.jsonl";
+
 impl RunFolder {
     /// Starts a new run. It chooses and takes the folder in one operation: if two processes start at once, each gets its own
     /// folder, or one of them gets an error.
@@ -376,22 +379,41 @@ impl RunFolder {
     /// line. Returns the seconds of training up to `step`.
     pub fn rewind(&self, step: u64) -> Result<f64, TrainError> {
         let mut seconds = 0.0;
-        for name in ["metrics.jsonl", "evals.jsonl"] {
+        for name in [METRICS, "evals.jsonl"] {
             let path = self.join(name);
-            if self.elsewhere || !path.exists() {
+            if self.elsewhere {
+                continue;
+            }
+            if !path.exists() {
+                // Every step is logged, and not every run is evaluated.
+                if step > 0 && name == METRICS {
+                    eprintln!(
+                        "{} is not there: curves and report begin at step {}",
+                        path.display(),
+                        step + 1
+                    );
+                }
                 continue;
             }
             let bytes = fs::read(&path).map_err(TrainError::file("read", &path))?;
             let text = String::from_utf8_lossy(&bytes);
             let mut kept = String::new();
+            let mut damaged = 0;
             for line in text.split_inclusive('\n').filter(|l| l.ends_with('\n')) {
                 let Ok(value) = serde_json::from_str::<serde_json::Value>(line) else {
+                    damaged += 1;
                     continue;
                 };
                 if value["step"].as_u64().is_some_and(|s| s <= step) {
                     kept.push_str(line);
                     seconds = value["elapsed_seconds"].as_f64().unwrap_or(seconds);
                 }
+            }
+            if damaged > 0 {
+                eprintln!(
+                    "{}: {damaged} lines are no JSON and are taken out",
+                    path.display()
+                );
             }
             if kept.as_bytes() != bytes {
                 self.write(name, kept.as_bytes())?;
@@ -423,7 +445,7 @@ impl RunFolder {
 
     /// Every logged step, in order.
     pub fn steps(&self) -> Result<Vec<StepRecord>, TrainError> {
-        self.lines("metrics.jsonl")
+        self.lines(METRICS)
     }
 
     /// Every evaluation during training, in order.

@@ -42,6 +42,7 @@ use unimo_encoders::weights::Weights;
 
 use crate::error::TrainError;
 use crate::hub;
+use crate::memory;
 use crate::model::Model;
 use crate::pretrained::{self, Public};
 use crate::recipe::Recipe;
@@ -128,8 +129,9 @@ impl fmt::Display for Started {
 ///
 /// # Errors
 ///
-/// A file does not exist, cannot be read, or does not fit the recipe.
+/// A file does not exist, cannot be read, or does not fit the recipe; or the machine cannot hold the weights.
 pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>), TrainError> {
+    memory::check_weights(&recipe.model)?;
     let mut model = Model::new(recipe, device);
     // No checkpoint that is read here has a teacher: it starts as a copy of the loaded encoders.
     let teacher = model.teacher.take();

@@ -424,6 +424,10 @@ fn earlier(folder: &Path, options: &Options) -> Result<Opened, TrainError> {
     let tokenizer = if saved.is_file() {
         TextTokenizer::load(&saved, false)?
     } else {
+        eprintln!(
+            "{} is not there: it is made again as the recipe says",
+            saved.display()
+        );
         let tokenizer = tokenizer(&recipe, &*source)?;
         run.write("tokenizer.json", tokenizer.to_json()?.as_bytes())?;
         tokenizer

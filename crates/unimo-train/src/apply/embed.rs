@@ -143,6 +143,12 @@ impl Inputs {
     fn open(args: &EmbedArgs) -> Result<Self, TrainError> {
         let [images, texts] = [&args.images, &args.texts].map(|path| path.as_deref());
         args.columns.fit(images.as_slice(), texts.as_slice())?;
+        if let (Some(tokenizer), None) = (&args.model.tokenizer, texts) {
+            return Err(TrainError::Check(format!(
+                "--tokenizer {} changes nothing without --texts: images have no words",
+                tokenizer.display()
+            )));
+        }
         let pictures = args.images.as_ref();
         let pictures = pictures.map(|given| PictureList::open(given, &args.columns, args.split));
         let texts = args.texts.as_ref();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use unimo_data::paths;
 use unimo_data::sources::images::pictures_in;
-use unimo_data::sources::pairs::{ListRow, read_rows_noting};
+use unimo_data::sources::pairs::{ListRow, caption_columns, image_columns, read_rows_noting};
 use unimo_data::{DataConfig, DataError, Source, SourceKind, Split, readable};
 
 use crate::error::TrainError;
@@ -15,23 +15,25 @@ use crate::recipe::{Overrides, Recipe};
 /// The columns of a list that are read.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ColumnArgs {
-    /// The column of a list that holds the image's path [default: image].
+    /// The column of a list that holds the image's path [default: image, or another usual name].
     #[arg(long, value_name = "COLUMN")]
     pub image_column: Option<String>,
-    /// The column of a list that holds the text [default: caption].
+    /// The column of a list that holds the text [default: caption, or another usual name].
     #[arg(long, value_name = "COLUMN")]
     pub text_column: Option<String>,
 }
 
 impl ColumnArgs {
-    /// The column that holds the image's path.
-    pub fn image(&self) -> &str {
-        self.image_column.as_deref().unwrap_or("image")
+    /// The column of a list that holds the image's path.
+    fn image(&self, list: &Path, rows: &[ListRow]) -> Column {
+        let usual = image_columns().collect();
+        Column::of(self.image_column.as_ref(), list, rows, ("image", usual))
     }
 
-    /// The column that holds the text.
-    pub fn text(&self) -> &str {
-        self.text_column.as_deref().unwrap_or("caption")
+    /// The column of a list that holds the text.
+    fn text(&self, list: &Path, rows: &[ListRow]) -> Column {
+        let usual = caption_columns().collect();
+        Column::of(self.text_column.as_ref(), list, rows, ("text", usual))
     }
 
     /// Checks that columns that are named are those of a list that is read.
@@ -58,6 +60,49 @@ impl ColumnArgs {
             )));
         }
         Ok(())
+    }
+}
+
+/// A column of a list that is read.
+struct Column {
+    /// `image` or `text`.
+    what: &'static str,
+    name: String,
+}
+
+impl Column {
+    /// The column that is named, else the first of the usual names that a row has. Another name than the first is said.
+    fn of(
+        named: Option<&String>,
+        list: &Path,
+        rows: &[ListRow],
+        (what, usual): (&'static str, Vec<&'static str>),
+    ) -> Self {
+        let mut rows = rows.iter().filter_map(|(_, row)| row.as_ref().ok());
+        let there = rows.find_map(|row| usual.iter().find(|column| row.contains_key(**column)));
+        let name = match (named, there) {
+            (Some(named), _) => named.clone(),
+            (None, Some(there)) => {
+                if *there != usual[0] {
+                    eprintln!("{}: {what}s by the column `{there}`", list.display());
+                }
+                (*there).to_owned()
+            }
+            (None, None) => usual[0].to_owned(),
+        };
+        Self { what, name }
+    }
+
+    /// Why a row cannot be used.
+    fn lacking(&self, row: &serde_json::Map<String, serde_json::Value>) -> String {
+        let there: Vec<&str> = row.keys().map(String::as_str).collect();
+        format!(
+            "no {} in column `{}` (--{}-column names another); there are {}",
+            self.what,
+            self.name,
+            self.what,
+            there.join(", ")
+        )
     }
 }
 
@@ -146,8 +191,10 @@ pub fn pairs(
     columns: &ColumnArgs,
 ) -> Result<Vec<Result<PairRow, BadRow>>, TrainError> {
     let folder = list.parent().unwrap_or(Path::new(""));
+    let rows = said(read_rows_noting(list)?);
+    let (images, texts) = (columns.image(list, &rows), columns.text(list, &rows));
     let mut all = Vec::new();
-    for (line, row) in said(read_rows_noting(list)?) {
+    for (line, row) in rows {
         let bad = |reason: String| Err(BadRow { line, reason });
         let row = match row {
             Ok(row) => row,
@@ -156,15 +203,8 @@ pub fn pairs(
                 continue;
             }
         };
-        let lacks = |column: &str| {
-            let there: Vec<&str> = row.keys().map(String::as_str).collect();
-            format!(
-                "no text in column `{column}`; there are {}",
-                there.join(", ")
-            )
-        };
-        let Some(image) = row.get(columns.image()).and_then(|v| v.as_str()) else {
-            all.push(bad(lacks(columns.image())));
+        let Some(image) = row.get(&images.name).and_then(|v| v.as_str()) else {
+            all.push(bad(images.lacking(&row)));
             continue;
         };
         let path = match paths::resolve(folder, image) {
@@ -174,17 +214,17 @@ pub fn pairs(
                 continue;
             }
         };
-        let texts: Vec<&str> = match row.get(columns.text()) {
-            Some(serde_json::Value::Array(texts)) => {
-                texts.iter().filter_map(|text| text.as_str()).collect()
+        let found: Vec<&str> = match row.get(&texts.name) {
+            Some(serde_json::Value::Array(all)) => {
+                all.iter().filter_map(|text| text.as_str()).collect()
             }
             Some(text) => text.as_str().into_iter().collect(),
             None => Vec::new(),
         };
-        if texts.is_empty() {
-            all.push(bad(lacks(columns.text())));
+        if found.is_empty() {
+            all.push(bad(texts.lacking(&row)));
         }
-        all.extend(texts.into_iter().map(|text| {
+        all.extend(found.into_iter().map(|text| {
             Ok(PairRow {
                 line,
                 image: image.to_owned(),
@@ -333,7 +373,9 @@ pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf
         let mut seen = std::collections::HashSet::new();
         let mut again = 0;
         let mut left_out = LeftOut::default();
-        for (line, row) in said(read_rows_noting(given).map_err(|error| no_list(given, error))?) {
+        let rows = said(read_rows_noting(given).map_err(|error| no_list(given, error))?);
+        let column = columns.image(given, &rows);
+        for (line, row) in rows {
             let row = match row {
                 Ok(row) => row,
                 Err(reason) => {
@@ -341,8 +383,8 @@ pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf
                     continue;
                 }
             };
-            let Some(image) = row.get(columns.image()).and_then(|v| v.as_str()) else {
-                left_out.add(line, format!("no text in column `{}`", columns.image()));
+            let Some(image) = row.get(&column.name).and_then(|v| v.as_str()) else {
+                left_out.add(line, column.lacking(&row));
                 continue;
             };
             if seen.insert(image.to_owned()) {
@@ -362,9 +404,8 @@ pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf
     }
     if found.is_empty() {
         Err(TrainError::Check(format!(
-            "{} names no image (.jpg, .jpeg, .jpe, .jfif, .png or .webp; in a list by column `{}`)",
-            given.display(),
-            columns.image()
+            "{} names no image (.jpg, .jpeg, .jpe, .jfif, .png or .webp; in a list by the column `image`, or --image-column)",
+            given.display()
         )))
     } else {
         Ok(found)
@@ -394,7 +435,9 @@ pub fn texts(
         }
     } else {
         let mut left_out = LeftOut::default();
-        for (line, row) in said(read_rows_noting(given).map_err(|error| no_list(given, error))?) {
+        let rows = said(read_rows_noting(given).map_err(|error| no_list(given, error))?);
+        let column = columns.text(given, &rows);
+        for (line, row) in rows {
             let row = match row {
                 Ok(row) => row,
                 Err(reason) => {
@@ -403,7 +446,7 @@ pub fn texts(
                 }
             };
             let before = all.len();
-            match row.get(columns.text()) {
+            match row.get(&column.name) {
                 Some(serde_json::Value::Array(texts)) => {
                     all.extend(texts.iter().filter_map(|t| t.as_str()).map(str::to_owned));
                 }
@@ -411,7 +454,7 @@ pub fn texts(
                 None => {}
             }
             if all.len() == before {
-                left_out.add(line, format!("no text in column `{}`", columns.text()));
+                left_out.add(line, column.lacking(&row));
             }
         }
         left_out.say(given);
@@ -419,9 +462,8 @@ pub fn texts(
     let all = distinct(given, all);
     if all.is_empty() {
         Err(TrainError::Check(format!(
-            "{} holds no text (one a line in a .txt file; in a list by column `{}`)",
-            given.display(),
-            columns.text()
+            "{} holds no text (one a line in a .txt file; in a list by the column `caption`, or --text-column)",
+            given.display()
         )))
     } else {
         Ok(all)
@@ -489,6 +531,28 @@ mod tests {
         assert_eq!(lines, expected.map(|(line, text)| (line, text.to_owned())));
         assert_eq!(texts(&list, &columns(), None).unwrap(), ["x", "y"]);
         assert_eq!(images(&list, &columns()).unwrap().len(), 2);
+        // Columns of other names that trainings read, and what a row lacks.
+        std::fs::write(
+            &list,
+            "{\"file_name\":\"a.png\",\"text\":\"x\"}\n{\"file_name\":\"a.png\"}\n",
+        )
+        .unwrap();
+        let rows = pairs(&list, &columns()).unwrap();
+        assert_eq!(rows[0].as_ref().unwrap().text, "x");
+        let bad = rows[1].as_ref().unwrap_err();
+        let reason = "no text in column `text` (--text-column names another); there are file_name";
+        assert_eq!(bad.reason, reason);
+        let named = ColumnArgs {
+            image_column: Some("foo".to_owned()),
+            text_column: None,
+        };
+        let rows = pairs(&list, &named).unwrap();
+        let bad = rows[0].as_ref().unwrap_err();
+        assert!(
+            bad.reason.starts_with("no image in column `foo`"),
+            "{}",
+            bad.reason
+        );
 
         std::fs::create_dir(folder.path().join("sub")).unwrap();
         std::fs::write(folder.path().join("sub/c.JPG"), b"").unwrap();

@@ -64,6 +64,12 @@ pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
         &[Path::new(&args.model.model)],
     )?;
     let rows = inputs::pairs(&args.data, &args.columns)?;
+    if rows.is_empty() {
+        return Err(TrainError::Check(format!(
+            "{}: the list has no rows, so that nothing can be scored",
+            args.data.display()
+        )));
+    }
     let predictor = Predictor::open(&args.model)?.in_batches(args.batch);
     let model = predictor.pair("matching head")?;
     // Checked before a file is written: a model without this head can do nothing here.
