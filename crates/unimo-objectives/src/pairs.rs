@@ -231,11 +231,12 @@ fn place(passes: &mut Vec<Pass>, pairs: &Pairs) -> Vec<Place> {
     let takes: Vec<usize> = (0..passes.len())
         .filter(|at| passes[*at].takes(pairs))
         .collect();
-    let mut own = takes.iter().copied();
-    let mut own = own.find(|at| passes[*at].is_of_class_tokens() == class_tokens);
+    let of_its_kind = |at: &usize| passes[*at].is_of_class_tokens() == class_tokens;
+    let mut own = takes.iter().copied().find(of_its_kind);
     let mut places = Vec::with_capacity(pairs.len());
     for i in 0..pairs.len() {
         let row = pairs.row(i);
+        // Where the whole pair is read, its class tokens are too.
         let mut elsewhere = takes.iter().copied().filter(|_| class_tokens);
         let there = elsewhere.find(|at| passes[*at].has(&row));
         let at = there.or(own).unwrap_or_else(|| {

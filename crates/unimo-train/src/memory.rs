@@ -40,7 +40,7 @@ fn fits(model: &BackboneConfig, total: u64) -> Result<(), TrainError> {
     let largest = parts.iter().max_by(|a, b| a.1.total_cmp(&b.1));
     match largest {
         Some((name, values)) if all > total as f64 => Err(TrainError::Check(format!(
-            "the weights of the model alone take {:.1} GB, and this machine has {:.1}: [{name}] takes {:.1}",
+            "the weights of the model alone take {:.1} GB, and this machine has {:.1}: [{name}] takes {:.1} GB of it",
             all / GIGA,
             total as f64 / GIGA,
             EACH * values / GIGA
