@@ -16,6 +16,7 @@ pub mod walks;
 pub use config::{DataConfig, Decode, SourceKind, open, register};
 pub use error::{DataError, Place, ReadError, ReadKind, SampleError, panic_text, readable};
 pub use formats::json::read_json;
+pub use formats::layout::{is_parquet, is_tar};
 pub use image;
 pub use images::codes::Codebook;
 pub use images::patches::{PatchMask, PatchMasker};

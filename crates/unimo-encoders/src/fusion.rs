@@ -823,7 +823,7 @@ impl CrossModalEncoder {
             let (new_t, text_gates, text_attention) =
                 self.text.layers[layer].forward(own, Some(of_image), keep.of_layer(layer));
             if read == Read::Text {
-                return FusionOutput::of_text(new_t);
+                return FusionOutput::of_states(Some(new_t), None);
             }
             let (new_v, image_gates, image_attention) = match &self.image {
                 None => (y, None, StreamAttention::default()),

@@ -268,14 +268,13 @@ fn last_block(
 ) -> FusionOutput {
     let text = x.clone().narrow(1, v + k, read.of(t));
     if read == Read::Text || v == 0 {
-        return FusionOutput::of_text(block.forward_some(text, x, Some(keys)));
+        let text = block.forward_some(text, x, Some(keys));
+        return FusionOutput::of_states(Some(text), None);
     }
     let some = Tensor::cat(vec![x.clone().narrow(1, 0, 1), text], 1);
     let read = block.forward_some(some, x, Some(keys));
-    FusionOutput {
-        image: Some(read.clone().narrow(1, 0, 1)),
-        ..FusionOutput::of_text(read.narrow(1, 1, 1))
-    }
+    let image = read.clone().narrow(1, 0, 1);
+    FusionOutput::of_states(Some(read.narrow(1, 1, 1)), Some(image))
 }
 
 impl JointEncoder {

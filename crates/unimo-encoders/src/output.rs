@@ -29,15 +29,16 @@ pub struct FusionOutput {
 }
 
 impl FusionOutput {
-    /// States of the texts alone.
+    /// These states, and nothing else.
     ///
     /// # Shapes
     ///
     /// - text: `[B, Lt, D]`
-    pub(crate) fn of_text(text: Tensor<3>) -> Self {
+    /// - image: `[B, Lv, D]`
+    pub fn of_states(text: Option<Tensor<3>>, image: Option<Tensor<3>>) -> Self {
         Self {
-            text: Some(text),
-            image: None,
+            text,
+            image,
             grounded: None,
             gates: Vec::new(),
             attention: Vec::new(),
@@ -50,15 +51,7 @@ impl FusionOutput {
     #[must_use]
     pub fn class_tokens(&self) -> Self {
         let first = |states: &Option<Tensor<3>>| states.as_ref().map(|x| x.clone().narrow(1, 0, 1));
-        Self {
-            image: first(&self.image),
-            text: first(&self.text),
-            grounded: None,
-            gates: Vec::new(),
-            attention: Vec::new(),
-            class_attention: None,
-            text_attention: None,
-        }
+        Self::of_states(first(&self.text), first(&self.image))
     }
 
     /// The rows of these outputs, one after the other: states alone.
@@ -72,15 +65,10 @@ impl FusionOutput {
             let states: Vec<Tensor<3>> = parts.iter().filter_map(of).collect();
             (states.len() == parts.len()).then(|| Tensor::cat(states, 0))
         };
-        Self {
-            text: all(&|part| part.text.clone()),
-            image: all(&|part| part.image.clone()),
-            grounded: None,
-            gates: Vec::new(),
-            attention: Vec::new(),
-            class_attention: None,
-            text_attention: None,
-        }
+        Self::of_states(
+            all(&|part| part.text.clone()),
+            all(&|part| part.image.clone()),
+        )
     }
 
     /// The states of the texts, `[B, Lt, D]`.

@@ -480,15 +480,7 @@ mod tests {
             (0..positions).map(move |at| (100 * text + 10 * image + at) as f32)
         });
         let data = TensorData::new(rows.collect::<Vec<_>>(), [pass.rows.len(), positions, 1]);
-        FusionOutput {
-            text: Some(Tensor::from_data(data, &Device::flex())),
-            image: None,
-            grounded: None,
-            gates: Vec::new(),
-            attention: Vec::new(),
-            class_attention: None,
-            text_attention: None,
-        }
+        FusionOutput::of_states(Some(Tensor::from_data(data, &Device::flex())), None)
     }
 
     fn pairs(of: &[(usize, usize)], read: Read) -> Pairs {

@@ -72,15 +72,8 @@ impl StoryFeatures {
         let joint = joint.expect("invariant: validation finds [model.joint.interleaved]");
         let images = self.images.as_ref().and_then(|images| images.states.last());
         let texts = self.texts.as_ref().and_then(|texts| texts.states.last());
-        FusionOutput {
-            text: Some(joint.read_stories(images, texts, &self.layout)),
-            image: None,
-            grounded: None,
-            gates: Vec::new(),
-            attention: Vec::new(),
-            class_attention: None,
-            text_attention: None,
-        }
+        let states = joint.read_stories(images, texts, &self.layout);
+        FusionOutput::of_states(Some(states), None)
     }
 }
 

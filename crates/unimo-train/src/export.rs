@@ -140,37 +140,23 @@ const SENTENCES: [&str; 3] = [
 /// The weights of an export.
 const WEIGHTS: &str = "model.safetensors";
 
-/// What lies beside exported weights.
-const WRITTEN: [&str; 5] = [
-    CARD,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    labels::FILE_NAME,
-    "preprocessor_config.json",
-];
-
-/// A file in the folder that is none of an export that was interrupted.
+/// A file in the folder, unless an export was begun there and interrupted: it goes on.
 fn foreign(folder: &Path) -> Result<Option<String>, TrainError> {
     let list = || TrainError::file("list", folder);
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(list()(error)),
-    };
-    // The weights are written first, so that without them nothing is what an interrupted export left.
-    let begun = folder.join(WEIGHTS).exists();
-    let mut foreign = Vec::new();
-    for entry in entries {
+    // The weights are written first.
+    if !folder.exists() || folder.join(WEIGHTS).exists() {
+        return Ok(None);
+    }
+    let mut first = None;
+    for entry in std::fs::read_dir(folder).map_err(list())? {
         let name = entry.map_err(list())?.file_name();
         let name = name.to_string_lossy().into_owned();
-        let own = name == WEIGHTS || WRITTEN.contains(&name.as_str());
         // Hidden ones are what a killed process left of a file, and those of systems.
-        if !(name.starts_with('.') || (begun && own)) {
-            foreign.push(name);
+        if !name.starts_with('.') && first.as_ref().is_none_or(|first| name < *first) {
+            first = Some(name);
         }
     }
-    foreign.sort_unstable();
-    Ok(foreign.into_iter().next())
+    Ok(first)
 }
 
 /// Runs the command; returns the folder.

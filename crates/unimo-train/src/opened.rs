@@ -276,8 +276,8 @@ impl Opened {
             *path = features.clone();
         }
         let share = |set: &String| {
-            let key = set.split('=').next().unwrap_or_default();
-            key.trim().ends_with(".val_fraction")
+            let key = set.split_once('=').map(|(key, _)| key.trim());
+            key.is_some_and(|key| key.ends_with(".val_fraction"))
         };
         if options.data.is_some() && options.split.is_none() && !options.set.iter().any(share) {
             // All of it is meant.

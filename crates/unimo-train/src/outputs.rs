@@ -5,8 +5,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
+use unimo_data::{is_parquet, is_tar};
 
 use crate::error::TrainError;
+use crate::run::CHECKPOINTS;
 
 /// Checks the files that a command is to write, against the files that it `reads` and the folders of its `models`.
 ///
@@ -99,9 +101,6 @@ pub(crate) fn replace_nothing(
     Ok(())
 }
 
-/// The folder of a run's checkpoints.
-const CHECKPOINTS: &str = "checkpoints";
-
 /// What a file of data is that is no result of a command, by its first bytes; `None` for others.
 fn kind_of_data(path: &Path) -> Option<&'static str> {
     let mut start = Vec::new();
@@ -117,9 +116,9 @@ fn kind_of_data(path: &Path) -> Option<&'static str> {
     );
     if image {
         Some("an image")
-    } else if start.get(257..262) == Some(b"ustar") {
+    } else if is_tar(&start) {
         Some("a tar file")
-    } else if start.starts_with(b"PAR1") {
+    } else if is_parquet(&start) {
         Some("a Parquet file")
     } else {
         None

@@ -96,10 +96,13 @@ const OF_OTHERS: [&str; 7] = [
     "labels.json",
     "concepts.json",
     "run.json",
-    "metrics.jsonl",
+    METRICS,
     "evals.jsonl",
     "report.html",
 ];
+
+/// The folder of a run's checkpoints.
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
 
 /// The losses of logged steps.
 const METRICS: &str = "metrics.jsonl";
@@ -145,7 +148,7 @@ impl RunFolder {
     /// An error, before any work, if a folder already holds a run.
     pub fn check_free(path: &Path) -> Result<(), TrainError> {
         if path.join("recipe.toml").exists() {
-            let reason = if checkpoint::steps(&path.join("checkpoints"))?.is_empty() {
+            let reason = if checkpoint::steps(&path.join(CHECKPOINTS))?.is_empty() {
                 "holds a run that has no checkpoint, so that nothing is lost with it: remove the folder to begin anew, go on with it by \
                  --resume, which begins again with step 1, or give another --out"
             } else {
@@ -349,7 +352,7 @@ impl RunFolder {
 
     /// The folder of the checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
-        self.join("checkpoints")
+        self.join(CHECKPOINTS)
     }
 
     /// Writes a file completely or not at all.

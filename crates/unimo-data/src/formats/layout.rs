@@ -173,10 +173,21 @@ pub(crate) fn start_of(path: &Path) -> Result<Vec<u8>, DataError> {
     Ok(start)
 }
 
+/// Whether a file is a tar file, by its first 512 bytes.
+pub fn is_tar(start: &[u8]) -> bool {
+    start.get(257..262).is_some_and(|magic| magic == b"ustar")
+}
+
+/// Whether a file is a Parquet file, by its first bytes.
+pub fn is_parquet(start: &[u8]) -> bool {
+    start.starts_with(PARQUET)
+}
+
+const PARQUET: &[u8] = b"PAR1";
+
 /// The kind of a file that is not text, by its first bytes.
 pub(crate) fn foreign(start: &[u8]) -> Option<&'static str> {
-    const TAR: std::ops::Range<usize> = 257..262;
-    if start.get(TAR).is_some_and(|magic| magic == b"ustar") {
+    if is_tar(start) {
         return Some("a tar file");
     }
     let kinds: [(&[u8], &str); 12] = [
@@ -185,7 +196,7 @@ pub(crate) fn foreign(start: &[u8]) -> Option<&'static str> {
         (b"BZh", "compressed with bzip2; unpack it"),
         (b"\xfd7zXZ", "compressed with xz; unpack it"),
         (b"PK\x03\x04", "a zip file (or an Excel sheet); unpack it"),
-        (b"PAR1", "a Parquet file"),
+        (PARQUET, "a Parquet file"),
         (b"\x80\x02", "a Python pickle, which is never run"),
         (b"\x80\x03", "a Python pickle, which is never run"),
         (b"\x80\x04", "a Python pickle, which is never run"),

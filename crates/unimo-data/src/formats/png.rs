@@ -50,6 +50,14 @@ pub(crate) fn chunks(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     })
 }
 
+/// Width and height, if the header is whole.
+pub(crate) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
+    let header = chunks(bytes).next().filter(|chunk| chunk.kind == b"IHDR")?;
+    let (width, rest) = header.data.split_first_chunk()?;
+    let (height, _) = rest.split_first_chunk()?;
+    Some((u32::from_be_bytes(*width), u32::from_be_bytes(*height)))
+}
+
 /// A file with repaired checksums of the pixel chunks, if nothing else is wrong; `None` if no repair is needed.
 ///
 /// # Errors

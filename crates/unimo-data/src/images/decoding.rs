@@ -81,7 +81,7 @@ fn decode_caught(bytes: &[u8], limits: Limits) -> Result<RgbImage, String> {
         }
         Ok(ImageFormat::Png) => {
             // The decoder would only say that its memory is exceeded.
-            if let Some((width, height)) = png_size(bytes) {
+            if let Some((width, height)) = png::size(bytes) {
                 refuse_size(width, height, max_pixels)?;
             }
             mended = png::with_checksums(bytes, decoder_bytes(max_pixels))?;
@@ -108,15 +108,6 @@ fn decode_caught(bytes: &[u8], limits: Limits) -> Result<RgbImage, String> {
     let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
     picture.apply_orientation(orientation);
     Ok(over_white(picture))
-}
-
-/// Width and height in the header of a PNG.
-fn png_size(bytes: &[u8]) -> Option<(u32, u32)> {
-    let number = |at: usize| {
-        let four = bytes.get(at..at + 4)?.try_into().ok()?;
-        Some(u32::from_be_bytes(four))
-    };
-    Some((number(16)?, number(20)?))
 }
 
 fn over_white(picture: DynamicImage) -> RgbImage {

@@ -409,8 +409,6 @@ impl Pairs {
                 header_seen = true;
                 pairs.settle(&|column| header.iter().any(|cell| cell == column));
                 check_header(&pairs.config, layout, &header)?;
-                let label = pairs.config.label_column.as_ref();
-                pairs.labelled = label.is_none_or(|label| header.contains(label));
                 pairs.decide();
                 pairs.header = header;
                 Ok(())
@@ -433,10 +431,14 @@ impl Pairs {
             return Err(pairs.nothing("the file is empty"));
         }
         seen.check(config)?;
-        if layout.is_json() {
-            let label = config.label_column.as_ref();
-            pairs.labelled = label.is_none_or(|label| seen.has(label));
-        }
+        let labels = config.label_column.as_ref();
+        pairs.labelled = labels.is_none_or(|column| {
+            if layout.is_json() {
+                seen.has(column)
+            } else {
+                pairs.header.contains(column)
+            }
+        });
         pairs.divide(found)?;
         if pairs.rows.iter().all(|(_, rows)| rows.len() == 0) {
             return Err(pairs.nothing("no row can be used"));

@@ -56,15 +56,10 @@ impl Backbone {
             return joint.forward_beside(texts, images, concepts, view);
         }
         let Some(fusion) = &self.fusion else {
-            return FusionOutput {
-                text: texts.map(|texts| last(&texts.states).clone()),
-                image: images.map(|images| last(&images.states).clone()),
-                grounded: None,
-                gates: Vec::new(),
-                attention: Vec::new(),
-                class_attention: None,
-                text_attention: None,
-            };
+            return FusionOutput::of_states(
+                texts.map(|texts| last(&texts.states).clone()),
+                images.map(|images| last(&images.states).clone()),
+            );
         };
         assert!(
             view.hidden_tokens.is_empty() && view.layers.is_none(),
@@ -161,13 +156,8 @@ impl Backbone {
             let blocks = &self.text.layers;
             let (text, kept) = fusion.through_blocks(blocks, query, memory, (keep, false));
             return FusionOutput {
-                text: Some(text),
-                image: None,
-                grounded: None,
-                gates: Vec::new(),
                 attention: kept.attention,
-                class_attention: None,
-                text_attention: None,
+                ..FusionOutput::of_states(Some(text), None)
             };
         }
         let alone = self.fusion.as_ref().filter(|fusion| fusion.image.is_none());

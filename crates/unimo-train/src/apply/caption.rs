@@ -27,7 +27,7 @@ pub struct CaptionArgs {
     /// Images: files, folders with all their subfolders, or lists (JSON lines, CSV, TSV).
     #[arg(required = true, value_name = "IMAGES")]
     pub images: Vec<PathBuf>,
-    /// The column of a list that holds the image's path [default: image].
+    /// The column of a list that holds the image's path [default: image, or another usual name].
     #[arg(long, value_name = "COLUMN")]
     pub image_column: Option<String>,
     /// Where to write; default: standard output.

@@ -97,15 +97,7 @@ fn scores_are_cosines_of_first_state_and_regions() {
         numbers.uniform([2, 4, 5], 1.0).val(),
         numbers.uniform([2, 3, 5], 1.0).val(),
     );
-    let fused = FusionOutput {
-        text: Some(text.clone()),
-        image: Some(image.clone()),
-        grounded: None,
-        gates: Vec::new(),
-        attention: Vec::new(),
-        class_attention: None,
-        text_attention: None,
-    };
+    let fused = FusionOutput::of_states(Some(text.clone()), Some(image.clone()));
     let scoring = RegionScoring {
         dropout: Dropout::new(0.0),
         config: RegionScoringConfig {
